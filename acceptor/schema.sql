@@ -1,7 +1,7 @@
--- Durable state of an acceptor. Schema version 3, in PRAGMA user_version; upgrade.rs reads the versions 1 and 2.
+-- Durable state of an acceptor. Schema version 4, in PRAGMA user_version; upgrade.rs reads the versions 1 to 3.
 --
 -- Every table but promise has checksums: XXH3-64 over the columns named beside the checksum, each preceded by its
--- length; integers as 8 bytes, little-endian. Slots, rounds and proposers are below 2^63.
+-- length; integers as 8 bytes, little-endian. Slots, eras, rounds and proposers are below 2^63.
 
 -- The acceptor's identity; never changes.
 CREATE TABLE identity (
@@ -20,6 +20,7 @@ CREATE TABLE state (
     -- Incremented by each commit.
     commit_counter INTEGER NOT NULL,
     -- The highest promised ballot, and the address of its proposer.
+    promised_era INTEGER NOT NULL DEFAULT 0,
     promised_round INTEGER NOT NULL,
     promised_proposer INTEGER NOT NULL,
     leader_address TEXT NOT NULL,
@@ -31,7 +32,10 @@ CREATE TABLE state (
     voted_to INTEGER NOT NULL,
     -- Sum of the checksums of the slots with a vote from chosen_to on, modulo 2^64: proves that no such row is gone.
     open_slots INTEGER NOT NULL,
-    -- uuid, then the columns above from commit_counter on
+    -- The oldest protocol version whose callers this acceptor still serves: 3 once the members were to change.
+    least_version INTEGER NOT NULL DEFAULT 1,
+    -- uuid, then the columns above from commit_counter on. promised_era and least_version are the last two of them, and
+    -- left out while they are 0 and 1.
     checksum INTEGER NOT NULL
 ) STRICT;
 
@@ -86,19 +90,21 @@ CREATE TABLE witness (
 -- Accepted values: the latest vote of each slot.
 CREATE TABLE vote (
     slot INTEGER PRIMARY KEY,
+    era INTEGER NOT NULL DEFAULT 0,
     round INTEGER NOT NULL,
     proposer INTEGER NOT NULL,
     -- An encoded paxos.v1.Value; empty is the no-op.
     value BLOB NOT NULL,
     -- W3C trace context; empty when unsampled.
     traceparent TEXT NOT NULL,
-    -- cluster id, uuid, slot, round, proposer, value
+    -- cluster id, uuid, slot, round, proposer, value, and the era if above 0
     checksum INTEGER NOT NULL
 ) STRICT;
 
 -- The last promises, for people only.
 CREATE TABLE promise (
     position INTEGER PRIMARY KEY,
+    era INTEGER NOT NULL DEFAULT 0,
     round INTEGER NOT NULL,
     proposer INTEGER NOT NULL,
     address TEXT NOT NULL,

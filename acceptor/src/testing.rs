@@ -320,6 +320,7 @@ async fn form(store: &mut MemoryStore, configuration: &Configuration) {
         trimmed_to: Slot::ZERO,
         rows: &BTreeMap::new(),
         witnesses: &Witnesses::default(),
+        least_version: 1,
     };
     store.commit(write).await.unwrap();
 }

@@ -30,7 +30,7 @@ use prost::Message as _;
 use sqlx::{AssertSqlSafe, Connection as _};
 use support::{
     ballot,
-    run::open,
+    run::{open, snapshot},
     slot,
     story::{Answered, COMMITS, DATABASE, Files, LOG, Story, StoryEnd, assert_refused, change_by_sql, judge},
     value,
@@ -257,6 +257,62 @@ async fn file_of_version_2_keeps_everything() {
     assert!(fs::read(scratch.path().join(DATABASE)).unwrap() == garbled.0[DATABASE]);
 }
 
+/// The directory of an acceptor after an orderly stop, written by the last release with schema version 3: trimmed, with a
+/// waiting snapshot.
+fn version_3() -> (Files, Answered) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schema-3");
+    let row = |at| Row {
+        slot: slot(at),
+        accepted: Some((ballot(3), value(&format!("value {at}")))),
+    };
+    let answered = Answered {
+        rows: (3..12).map(row).collect(),
+        counter: CommitCounter::new(16),
+        promised: 3,
+        voted_to: slot(12),
+        chosen_to: slot(8),
+        snapshots: KeptSnapshots {
+            bottom: Some(snapshot(3)),
+            waiting: Some(snapshot(6)),
+        },
+    };
+    (Files::of(&directory), answered)
+}
+
+#[tokio::test]
+async fn file_of_version_3_keeps_everything_and_every_checksum() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (files, answered) = version_3();
+    let end = judge(scratch.path(), &files, &answered, "version 3").await;
+    assert_eq!(end, StoryEnd::Sound(0));
+    let (store, opened) = open(scratch.path(), 3).await.unwrap();
+    assert_eq!(opened.recovered.promised, ballot(3));
+    assert_eq!(opened.recovered.least_version, 1);
+    assert_eq!(store.reader().promises(9).await.unwrap()[0].ballot, ballot(3));
+    store.close().await;
+    // The rows have not been written again.
+    let sql = "SELECT slot, checksum FROM vote ORDER BY slot";
+    let (old, new) = (tempfile::tempdir().unwrap(), scratch);
+    files.put_into(old.path());
+    assert_eq!(numbers(old.path(), sql).await, numbers(new.path(), sql).await);
+    // A damaged record is found before the upgrade, and the refused file stays unchanged.
+    files.put_into(new.path());
+    change_by_sql(new.path(), "UPDATE state SET promised_round = 2").await;
+    let garbled = Files::of(new.path());
+    let end = judge(new.path(), &garbled, &answered, "garbled").await;
+    assert_refused(&end, &["(state)"]);
+    assert!(fs::read(new.path().join(DATABASE)).unwrap() == garbled.0[DATABASE]);
+}
+
+async fn numbers(directory: &Path, sql: &'static str) -> Vec<(i64, i64)> {
+    let mut connection = sqlx::SqliteConnection::connect(directory.join(DATABASE).to_str().unwrap())
+        .await
+        .unwrap();
+    let numbers = sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    numbers
+}
+
 /// The names and types of all columns, with the version of the schema.
 async fn columns(directory: &Path) -> (i64, Vec<(String, String, String)>) {
     let mut connection = paxos_common::sqlite::open_writer(&directory.join(DATABASE), 700)
@@ -277,12 +333,12 @@ async fn upgraded_file_has_the_columns_of_a_new_file() {
     let new = tempfile::tempdir().unwrap();
     open(new.path(), 1).await.unwrap().0.close().await;
     let new = columns(new.path()).await;
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         let directory = tempfile::tempdir().unwrap();
-        if version == 1 {
-            write_version_1(directory.path()).await;
-        } else {
-            version_2().0.put_into(directory.path());
+        match version {
+            1 => drop(write_version_1(directory.path()).await),
+            2 => version_2().0.put_into(directory.path()),
+            _ => version_3().0.put_into(directory.path()),
         }
         open(directory.path(), 2).await.unwrap().0.close().await;
         assert_eq!(columns(directory.path()).await, new, "version {version}");
@@ -291,12 +347,12 @@ async fn upgraded_file_has_the_columns_of_a_new_file() {
 
 #[tokio::test]
 async fn stopped_acceptor_of_an_older_version_is_repaired_and_starts() {
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         let directory = tempfile::tempdir().unwrap();
         let answered = if version == 1 {
             write_version_1(directory.path()).await
         } else {
-            let (files, answered) = version_2();
+            let (files, answered) = if version == 2 { version_2() } else { version_3() };
             files.put_into(directory.path());
             answered
         };
@@ -322,7 +378,7 @@ fn content(directory: &Path) -> BTreeMap<OsString, Vec<u8>> {
 #[tokio::test]
 async fn refused_directory_is_left_unchanged_by_a_start_and_by_a_repair() {
     for (sql, reason) in [
-        ("PRAGMA user_version = 4", "newer release"),
+        ("PRAGMA user_version = 5", "newer release"),
         ("PRAGMA user_version = 0", "older release"),
         ("PRAGMA application_id = 7", "another application"),
     ] {
@@ -362,35 +418,40 @@ async fn directory_of_another_acceptor_is_not_upgraded() {
 
 #[tokio::test]
 async fn power_cut_in_any_write_of_an_upgrade_leaves_the_old_or_the_new_version() {
+    for (old, (before, answered)) in [(2, version_2()), (3, version_3())] {
+        cut_the_power_in_an_upgrade(old, &before, &answered).await;
+    }
+}
+
+async fn cut_the_power_in_an_upgrade(old: i64, before: &Files, answered: &Answered) {
     /// A page and its header in the log.
     const FRAME: usize = 4096 + 24;
     let directory = tempfile::tempdir().unwrap();
-    let (before, answered) = version_2();
     before.put_into(directory.path());
     let (store, _) = open(directory.path(), 2).await.unwrap();
     // The upgrade, and the commit that begins the run.
     let after = Files::of(directory.path());
     assert!(after.0[DATABASE] == before.0[DATABASE], "all of it is in the log");
     let frames = after.0[LOG].len() / FRAME;
-    assert!(frames >= 4, "{frames} frames");
+    assert!(frames >= 3, "{frames} frames");
     store.close().await;
     let scratch = tempfile::tempdir().unwrap();
     let mut versions = BTreeSet::new();
     for cut in (0..=2 * frames).map(|half| 32 + half * FRAME / 2).chain([0, 20]) {
         let what = format!("cut at byte {cut}");
-        let files = after.with_that_of(COMMITS, &before);
+        let files = after.with_that_of(COMMITS, before);
         let files = files.with(LOG, |log| log.truncate(cut));
         files.put_into(scratch.path());
         versions.insert(version(scratch.path()).await);
-        let end = judge(scratch.path(), &files, &answered, &what).await;
+        let end = judge(scratch.path(), &files, answered, &what).await;
         assert_eq!(end, StoryEnd::Sound(0), "{what}");
         let new = Files::of(scratch.path());
-        let end = judge(scratch.path(), &new, &answered, &format!("start after {what}")).await;
+        let end = judge(scratch.path(), &new, answered, &format!("start after {what}")).await;
         assert_eq!(end, StoryEnd::Sound(0), "start after {what}");
     }
     assert_eq!(
         versions,
-        BTreeSet::from([2, 3]),
+        BTreeSet::from([old, 4]),
         "cuts before and after the upgrade"
     );
 }
@@ -417,7 +478,7 @@ async fn file_of_a_newer_version_is_refused_and_left_unchanged() {
     let mut connection = paxos_common::sqlite::open_writer(&scratch.path().join(DATABASE), 700)
         .await
         .unwrap();
-    sqlx::query("PRAGMA user_version = 4")
+    sqlx::query("PRAGMA user_version = 5")
         .execute(&mut connection)
         .await
         .unwrap();
@@ -426,7 +487,7 @@ async fn file_of_a_newer_version_is_refused_and_left_unchanged() {
     let StoryEnd::Refused(text) = judge(scratch.path(), &newer, &answered, "newer").await else {
         panic!("a newer file was opened")
     };
-    let reason = "written by a newer release (schema version 4; this release reads 3): use that release";
+    let reason = "written by a newer release (schema version 5; this release reads 4): use that release";
     assert!(text.contains(reason), "{text}");
     assert_eq!(
         Failure::from(open(scratch.path(), 3).await.map(drop).unwrap_err()).code,

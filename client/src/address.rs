@@ -176,7 +176,7 @@ fn leader(status: &ClusterReport) -> Option<Leader> {
         };
         progress
             .leading
-            .then_some(((ballot.round, ballot.proposer), leader))
+            .then_some(((ballot.era, ballot.round, ballot.proposer), leader))
     });
     leading
         .max_by_key(|(ballot, _)| *ballot)
@@ -352,7 +352,11 @@ mod tests {
             let Some(Progress::Proposer(progress)) = &mut report.progress else {
                 panic!("it is a proposer")
             };
-            progress.ballot = Some(paxos_proto::v1::Ballot { round, proposer: 1 });
+            progress.ballot = Some(paxos_proto::v1::Ballot {
+                round,
+                proposer: 1,
+                era: 0,
+            });
             peer
         };
         let status = status(vec![

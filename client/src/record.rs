@@ -171,6 +171,7 @@ mod tests {
                     command(Some(stamp), Some(put)),
                     command(None, None),
                 ],
+                configuration: None,
             }),
             traceparent: String::new(),
         };

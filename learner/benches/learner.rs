@@ -42,7 +42,13 @@ fn batch(slot: u64) -> Bytes {
         })),
     };
     let commands = (0..COMMANDS).map(command).collect();
-    pb::Value { commands }.encode_to_vec().into()
+    let configuration = None;
+    pb::Value {
+        commands,
+        configuration,
+    }
+    .encode_to_vec()
+    .into()
 }
 
 /// Three acceptors that have accepted every slot.

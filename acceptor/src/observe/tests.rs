@@ -54,6 +54,7 @@ async fn commit(
         trimmed_to: Slot::ZERO,
         rows: &rows,
         witnesses: &paxos_common::paxos::witness::Witnesses::default(),
+        least_version: 1,
     };
     store.commit(write).await.unwrap();
     shared.ring.push(stamp(shared), slot(chosen_to), Slot::ZERO, rows);

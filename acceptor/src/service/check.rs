@@ -71,6 +71,17 @@ pub(super) fn check_address(field: &str, address: &str) -> Result<(), Status> {
         .map_err(|error| status::invalid_argument(format!("{field}: {error}")))
 }
 
+/// Checks the operator's name of an acceptor. This acceptor stores the name and sends it to other processes.
+pub(super) fn check_name(field: &str, name: &str) -> Result<(), Status> {
+    check_length(field, name.len(), ADDRESS_BYTES_MAX)?;
+    if name.chars().any(char::is_control) {
+        return Err(status::invalid_argument(format!(
+            "{field} has control characters"
+        )));
+    }
+    Ok(())
+}
+
 fn check_length(field: &str, length: usize, max: usize) -> Result<(), Status> {
     if length > max {
         let text = format!("{field} has {length} bytes: at most {max} are allowed");
@@ -153,6 +164,9 @@ pub(super) fn check_data(data: &[u8]) -> Result<(), Status> {
 
 #[allow(clippy::needless_pass_by_value, reason = "made for map_err")]
 pub(super) fn malformed(error: Malformed) -> Status {
+    if matches!(error, Malformed::LaterEra { .. }) {
+        return status::wrong_cluster(error.to_string());
+    }
     status::invalid_argument(error.to_string())
 }
 

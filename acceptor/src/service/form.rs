@@ -1,15 +1,18 @@
 //! Answers `Form`: the steps of forming, and how far this acceptor is.
 
 use paxos_common::{
-    paxos::acceptor::{FormRefusal, Membership},
-    wire::{self, status},
+    paxos::{
+        acceptor::{FormRefusal, Membership},
+        quorum::Configuration,
+    },
+    wire::{self, CHANGES_VERSION, PROTOCOL_VERSION, status},
 };
 use paxos_proto::v1::{self as pb, form_request::Step};
 use tonic::Status;
 
 use super::{
     Inner,
-    check::{check_address, check_version, malformed},
+    check::{check_address, check_name, check_version, malformed},
 };
 use crate::{
     request::{FormStep, QueuedRequest},
@@ -35,10 +38,18 @@ impl<R: Reader> Inner<R> {
                 self.check_seed()?;
                 FormStep::Complete(asked.try_into().map_err(malformed)?)
             }
+            Some(Step::Install(asked) | Step::Join(asked)) => {
+                Configuration::try_from(asked).map_err(malformed)?;
+                return Err(status::wrong_cluster(format!(
+                    "this acceptor speaks protocol version {PROTOCOL_VERSION}, and changes of members need version \
+                     {CHANGES_VERSION}: update this acceptor first"
+                )));
+            }
         };
         let (FormStep::Store(configuration) | FormStep::Complete(configuration)) = &step;
-        for address in configuration.members().values() {
-            check_address("configuration.members.address", address)?;
+        for member in configuration.members().values() {
+            check_address("configuration.members.address", &member.address)?;
+            check_name("configuration.members.name", &member.name)?;
         }
         let result = self.ask(|answer| QueuedRequest::Form { step, answer }).await?;
         let published = result.map_err(|refusal: FormRefusal| status::wrong_cluster(refusal.to_string()))?;
@@ -57,6 +68,7 @@ impl<R: Reader> Inner<R> {
                 Membership::Seeded(seed) => Some(seed.into()),
                 Membership::Blank | Membership::Forming(_) | Membership::Formed(_) => None,
             },
+            protocol_version: PROTOCOL_VERSION,
         }
     }
 

@@ -44,6 +44,8 @@ struct DiskContent {
     leader_address: Arc<str>,
     known_to: Slot,
     trimmed_to: Slot,
+    /// At least 1 once something is committed.
+    least_version: u32,
     snapshots: KeptSnapshots,
     rows: BTreeMap<Slot, (Ballot, Value)>,
     promises: Vec<PastPromise>,
@@ -63,6 +65,7 @@ impl DiskContent {
                 .last_key_value()
                 .map_or(Slot::ZERO, |(slot, _)| slot.next())
                 .max(self.known_to),
+            least_version: self.least_version.max(1),
         }
     }
 }
@@ -104,6 +107,7 @@ impl MemoryDisk {
             known_to: content.known_to,
             trimmed_to: moment.trimmed_to,
             voted_to: moment.voted_to,
+            least_version: moment.least_version,
             rows: content.rows.range(content.known_to..).map(held).collect(),
         };
         (
@@ -164,6 +168,7 @@ impl Store for MemoryStore {
             });
         }
         content.known_to = write.known_to;
+        content.least_version = write.least_version;
         content.witnesses.merge(write.witnesses.iter());
         content.witnesses.bound(WITNESSED_RUNS_MAX);
         for (slot, row) in write.rows {

@@ -123,6 +123,8 @@ pub(crate) struct Moment {
     pub(crate) known_to: Slot,
     pub(crate) trimmed_to: Slot,
     pub(crate) voted_to: Slot,
+    /// The oldest protocol version whose callers are served.
+    pub(crate) least_version: u32,
 }
 
 #[cfg(test)]
@@ -148,6 +150,7 @@ mod tests {
             known_to: at(8),
             trimmed_to: at(0),
             voted_to: at(10),
+            least_version: 1,
         }
     }
 

@@ -64,7 +64,7 @@ use recovery::begin_run;
 use state::OpenSlots;
 
 const SCHEMA: &str = include_str!("../../schema.sql");
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 /// “paxA”.
 const APPLICATION_ID: i32 = 0x7061_7841;
 const FILE: &str = "acceptor.db";
@@ -116,6 +116,7 @@ impl SqliteStore {
             | StoreError::Unusable { .. }
             | StoreError::LockedByOther(_)
             | StoreError::Unfinished(_)
+            | StoreError::LaterEra(_)
             | StoreError::OtherAcceptor { .. }) => error,
         })
     }
@@ -394,6 +395,7 @@ mod tests {
                 leader_address: &address,
                 known_to: Slot::ZERO,
                 trimmed_to: Slot::ZERO,
+                least_version: 1,
                 rows: &rows,
                 witnesses: &witnesses,
             }

@@ -105,6 +105,7 @@ mod tests {
             slot: 7,
             value: Some(paxos_proto::v1::Value {
                 commands: vec![append(b"hello"), append(b"\xff")],
+                configuration: None,
             }),
             traceparent: String::new(),
         };

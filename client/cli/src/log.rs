@@ -259,6 +259,7 @@ mod tests {
             slot: 17,
             value: Some(Value {
                 commands: vec![append("one"), append("two\nlines")],
+                configuration: None,
             }),
             traceparent: String::new(),
         };
@@ -280,6 +281,7 @@ mod tests {
                     command(Operation::OpenSession(OpenSession::default())),
                     command(Operation::Append(Append { record: "one".into() })),
                 ],
+                configuration: None,
             }),
             traceparent: String::new(),
         };

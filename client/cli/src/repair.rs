@@ -119,7 +119,7 @@ async fn to_forget(args: &ForgetArgs) -> Result<Stopped, Failure> {
         let others: Vec<_> = members
             .iter()
             .filter(|(uuid, _)| **uuid != stopped.uuid())
-            .map(|(uuid, address)| format!("{uuid} at {address}"))
+            .map(|(uuid, member)| format!("{uuid} at {}", member.address))
             .collect();
         return Err(Failure::usage(format!(
             "--acceptor {} is no other member of this acceptor's cluster; the other members are: {}",
@@ -133,7 +133,7 @@ async fn to_forget(args: &ForgetArgs) -> Result<Stopped, Failure> {
         stopped.name(),
         stopped.uuid(),
         args.acceptor,
-        members[&args.acceptor]
+        members[&args.acceptor].address
     );
     let mut runs = 0;
     for (run, counter) in witnesses.of(args.acceptor) {

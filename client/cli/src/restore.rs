@@ -179,7 +179,7 @@ impl Restored<'_> {
             .configuration
             .members()
             .values()
-            .map(|url| printable(url))
+            .map(|member| printable(&member.address))
             .collect();
         if self.was_formed {
             text.push_str(

@@ -82,6 +82,8 @@ pub struct Acceptor {
     /// durable: leaders repeat the claim, and a recorded snapshot stands for a claim. No bound separates a forged claim from the claim of a leader far ahead, so a
     /// claim lasts only until the next claim.
     claimed_to: Slot,
+    /// See [`Self::least_version`].
+    least_version: u32,
     /// Rows at or above `known_to`: at most [`SLOTS_AHEAD_MAX`](super::message::SLOTS_AHEAD_MAX) beyond a leader's watermark.
     rows: BTreeMap<Slot, HeldRow>,
     /// Rows below `known_to` found to be damaged. Not durable: damage is found again.
@@ -103,6 +105,7 @@ pub struct Group {
     trimmed_to: Slot,
     voted_to: Slot,
     claimed_to: Slot,
+    least_version: u32,
     rows: BTreeMap<Slot, (Ballot, Value)>,
     /// Remembered runs of other acceptors, as far as not on disk yet.
     witnesses: Witnesses,
@@ -111,6 +114,11 @@ pub struct Group {
 }
 
 impl Acceptor {
+    /// The oldest protocol version whose callers this acceptor serves: 1, until the members of the cluster change.
+    pub fn least_version(&self) -> u32 {
+        self.least_version
+    }
+
     /// Stamp of an answer: this acceptor, the present run and the last commit.
     pub fn stamp(&self) -> Stamp {
         Stamp {

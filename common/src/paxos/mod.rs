@@ -166,6 +166,7 @@ pub mod acceptor;
 pub mod ballot;
 pub mod command;
 pub mod detector;
+pub mod era;
 pub mod forming;
 pub mod identity;
 pub mod learner;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    era::Era,
     identity::{AcceptorUuid, ClusterId},
     origin::Origin,
 };
@@ -88,12 +89,33 @@ pub const fn majority(acceptors: usize) -> usize {
     acceptors / 2 + 1
 }
 
-/// The members of a cluster, its quorums and its origin, as the acceptors store them.
+/// An acceptor of a configuration, beside its uuid. The uuid alone is the identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MemberEntry {
+    /// Where the acceptor is reached: a hint.
+    pub address: Arc<str>,
+    /// The operator's name for the acceptor; empty when unknown, as in configurations of earlier releases.
+    pub name: Arc<str>,
+}
+
+impl From<Arc<str>> for MemberEntry {
+    /// A member at an address, without a name.
+    fn from(address: Arc<str>) -> Self {
+        Self {
+            address,
+            name: Arc::from(""),
+        }
+    }
+}
+
+/// The members of a cluster in one era, the quorums and the origin, as the acceptors store them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Configuration {
-    members: BTreeMap<AcceptorUuid, Arc<str>>,
+    members: BTreeMap<AcceptorUuid, MemberEntry>,
     quorums: Quorums,
     origin: Option<Origin>,
+    /// The era and the cluster; none in the first era, where the members make the id of the cluster.
+    later: Option<(Era, ClusterId)>,
 }
 
 /// A list of acceptors that makes no configuration.
@@ -108,7 +130,7 @@ pub enum InvalidConfiguration {
 }
 
 impl Configuration {
-    /// Lists members by uuid, with their addresses at the time of listing.
+    /// Lists members by uuid, with their addresses at the time of listing: a configuration of the first era.
     ///
     /// # Errors
     /// When a uuid is listed twice, or the quorums are unsafe for this number of members.
@@ -117,9 +139,26 @@ impl Configuration {
         phase1: usize,
         phase2: usize,
     ) -> Result<Self, InvalidConfiguration> {
+        let members = members.into_iter();
+        Self::of_members(
+            members.map(|(uuid, address)| (uuid, address.into())),
+            phase1,
+            phase2,
+        )
+    }
+
+    /// As [`Self::new`], with the names of the members.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_members(
+        members: impl IntoIterator<Item = (AcceptorUuid, MemberEntry)>,
+        phase1: usize,
+        phase2: usize,
+    ) -> Result<Self, InvalidConfiguration> {
         let mut by_uuid = BTreeMap::new();
-        for (uuid, address) in members {
-            if by_uuid.insert(uuid, address).is_some() {
+        for (uuid, member) in members {
+            if by_uuid.insert(uuid, member).is_some() {
                 return Err(InvalidConfiguration::Twice(uuid));
             }
         }
@@ -128,6 +167,7 @@ impl Configuration {
             members: by_uuid,
             quorums,
             origin: None,
+            later: None,
         })
     }
 
@@ -138,8 +178,32 @@ impl Configuration {
         self
     }
 
+    /// The same members and quorums as a configuration of `era` in a formed cluster. In the first era, the members make
+    /// the id of the cluster, and `cluster` is ignored.
+    #[must_use]
+    pub fn in_era(mut self, era: Era, cluster: ClusterId) -> Self {
+        self.later = (era > Era::FIRST).then_some((era, cluster));
+        self
+    }
+
+    /// The configuration of the next era of the same cluster, with other members.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn changed_to(
+        &self,
+        members: impl IntoIterator<Item = (AcceptorUuid, MemberEntry)>,
+        phase1: usize,
+        phase2: usize,
+    ) -> Result<Self, InvalidConfiguration> {
+        let mut next =
+            Self::of_members(members, phase1, phase2)?.in_era(self.era().next(), self.cluster_id());
+        next.origin.clone_from(&self.origin);
+        Ok(next)
+    }
+
     /// Members by uuid; the addresses are hints.
-    pub fn members(&self) -> &BTreeMap<AcceptorUuid, Arc<str>> {
+    pub fn members(&self) -> &BTreeMap<AcceptorUuid, MemberEntry> {
         &self.members
     }
 
@@ -153,19 +217,33 @@ impl Configuration {
         self.origin.as_ref()
     }
 
-    /// Whether both name the same acceptors, quorums and origin. Addresses are not compared.
+    /// The number of this configuration in its cluster.
+    pub fn era(&self) -> Era {
+        self.later.map_or(Era::FIRST, |(era, _)| era)
+    }
+
+    /// Whether both name the same cluster, era, acceptors, quorums and origin. Addresses and names are not compared.
     pub fn same_cluster(&self, other: &Self) -> bool {
         let is_same_origin = match (&self.origin, &other.origin) {
             (Some(one), Some(other)) => one.is_same(other),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        self.quorums == other.quorums && is_same_origin && self.members.keys().eq(other.members.keys())
+        self.quorums == other.quorums
+            && self.later == other.later
+            && is_same_origin
+            && self.members.keys().eq(other.members.keys())
     }
 
-    /// Hash of the sorted uuids, the quorums and the origin, so that all processes forming the same cluster get the same
-    /// id.
+    /// The id of the cluster, the same in each era. In the first era: hash of the sorted uuids, the quorums and the origin,
+    /// so that all processes forming the same cluster get the same id.
     pub fn cluster_id(&self) -> ClusterId {
+        self.later
+            .map_or_else(|| self.id_of_formed(), |(_, cluster)| cluster)
+    }
+
+    /// The id of a cluster formed with this configuration.
+    fn id_of_formed(&self) -> ClusterId {
         let mut hash = Sha256::new();
         match &self.origin {
             None => hash.update(b"paxos cluster v1"),
@@ -187,24 +265,31 @@ impl Configuration {
         ClusterId::from_bytes(id)
     }
 
-    /// The members with a vote, and the quorums.
+    /// The era, the members with a vote, and the quorums.
     pub fn electorate(&self) -> Electorate {
         Electorate {
+            era: self.era(),
             members: self.members.keys().copied().collect(),
             quorums: self.quorums,
         }
     }
 }
 
-/// The members with a vote, and the quorums. Cheap to clone.
+/// The members with a vote in one era, and the quorums. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Electorate {
+    era: Era,
     /// Sorted.
     members: Arc<[AcceptorUuid]>,
     quorums: Quorums,
 }
 
 impl Electorate {
+    /// The era. Only votes at ballots of this era count here.
+    pub fn era(&self) -> Era {
+        self.era
+    }
+
     /// The members, ascending.
     pub fn members(&self) -> &[AcceptorUuid] {
         &self.members
@@ -268,7 +353,7 @@ mod tests {
         let quorum = uuids.len() / 2 + 1;
         let members = uuids
             .iter()
-            .map(|&uuid| (AcceptorUuid::from_u128(uuid), Arc::from("http://a")));
+            .map(|&uuid| (AcceptorUuid::from_u128(uuid), Arc::<str>::from("http://a")));
         Configuration::new(members, quorum, quorum)
     }
 
@@ -334,6 +419,23 @@ mod tests {
                 assert_eq!(first.cluster_id() == second.cluster_id(), place == other);
             }
         }
+    }
+
+    #[test]
+    fn next_configuration_keeps_the_cluster_and_its_origin_and_has_the_next_era() {
+        let origin = Origin::new([1; 32], Slot::ZERO, Slot::ZERO.plus(JUMP)).unwrap();
+        let first = configuration(&[1, 2, 3]).unwrap().restored_from(origin.clone());
+        let member = |uuid| (AcceptorUuid::from_u128(uuid), Arc::<str>::from("http://b").into());
+        let second = first.changed_to([4, 5].map(member), 2, 2).unwrap();
+        let third = second.changed_to([1, 2, 3].map(member), 2, 2).unwrap();
+        assert_eq!([&first, &second, &third].map(|one| one.era().get()), [0, 1, 2]);
+        assert_eq!(third.electorate().era(), third.era());
+        for later in [&second, &third] {
+            assert_eq!(later.cluster_id(), first.cluster_id());
+            assert_eq!(later.origin(), Some(&origin));
+        }
+        assert!(!third.same_cluster(&first), "the same members in another era");
+        assert!(first.changed_to([1, 2, 3].map(member), 1, 2).is_err());
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Values: the content of a slot, as the stored bytes.
 
-use std::hash::{Hash, Hasher};
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::quorum::Configuration;
 
 /// Limit of commands in a value (inclusive): an offset has 16 bits.
 pub const COMMANDS_MAX: usize = 1 << 16;
@@ -28,14 +33,17 @@ impl EncodedCommand {
     }
 }
 
-/// Content of a slot: a batch of commands, or a no-op, which is an empty batch.
+/// Content of a slot: a batch of commands, a no-op, which is an empty batch, or a *change* of members: the configuration of
+/// the next era.
 ///
 /// Two values are equal when their bytes are equal. The trace context travels with a value and is not part of the
-/// value.
+/// value. The configuration of a change is read from the bytes, so it is no further part either.
 #[derive(Clone, Debug, Default)]
 pub struct Value {
     bytes: Bytes,
     traceparent: Bytes,
+    /// The configuration in the bytes of a change.
+    change: Option<Arc<Configuration>>,
     /// Made here of checked commands. Not part of the value either.
     is_new: bool,
 }
@@ -59,6 +67,7 @@ impl Value {
             return Self {
                 bytes: first.0.clone(),
                 traceparent,
+                change: None,
                 is_new: true,
             };
         }
@@ -69,17 +78,40 @@ impl Value {
         Self {
             bytes: bytes.freeze(),
             traceparent,
+            change: None,
             is_new: true,
         }
     }
 
-    /// Takes a value from the wire or a disk.
+    /// Takes a batch from the wire or a disk. Services read values by
+    /// [`wire::stored::value`](crate::wire::stored::value), which also recognizes changes.
     pub fn from_stored(bytes: Bytes, traceparent: Bytes) -> Self {
         Self {
             bytes,
             traceparent,
+            change: None,
             is_new: false,
         }
+    }
+
+    /// The same value as a change: its bytes hold this configuration. Only the wire format can say so.
+    #[must_use]
+    pub fn with_change(self, configuration: Configuration) -> Self {
+        Self {
+            change: Some(Arc::new(configuration)),
+            ..self
+        }
+    }
+
+    /// The same value, made here, and not found on the wire or on a disk.
+    #[must_use]
+    pub fn made_here(self) -> Self {
+        Self { is_new: true, ..self }
+    }
+
+    /// The configuration of the next era, if this value is a change of members.
+    pub fn change(&self) -> Option<&Arc<Configuration>> {
+        self.change.as_ref()
     }
 
     /// The stored form.
@@ -87,7 +119,7 @@ impl Value {
         &self.bytes
     }
 
-    /// Whether the value was made here of checked commands, and not found on the wire or on a disk. A found value may
+    /// Whether the value was made here, and not found on the wire or on a disk. A found value may
     /// be chosen already, and must be proposed again whatever its bytes are.
     pub fn is_new(&self) -> bool {
         self.is_new

@@ -53,14 +53,19 @@ impl TryFrom<pb::AcceptRequest> for Accept {
                     return Err(Malformed::Newer { slot });
                 }
                 // A found value may be chosen already, and is proposed again whatever the bytes are.
-                if !proposal.found {
+                let is_change = || {
+                    stored::value(proposal.value.clone(), Bytes::new())
+                        .change()
+                        .is_some()
+                };
+                if !proposal.found && !is_change() {
                     let reason = error.to_string();
                     return Err(Malformed::Value { slot, reason });
                 }
             }
             proposals.push((
                 slot,
-                Value::from_stored(proposal.value, Bytes::from(proposal.traceparent)),
+                stored::value(proposal.value, Bytes::from(proposal.traceparent)),
             ));
         }
         Ok(Self {

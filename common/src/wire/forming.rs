@@ -1,31 +1,38 @@
 //! The members of a cluster, and the state of an acceptor in forming.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use paxos_proto::v1 as pb;
 
-use super::{Malformed, acceptor_uuid, cluster_id, required};
+use super::{Malformed, acceptor_uuid, check_served, cluster_id, required};
 use crate::paxos::{
     acceptor::{Membership, Seed},
+    era::Era,
     identity::AcceptorUuid,
     origin::{LostSlots, Origin},
-    quorum::Configuration,
+    quorum::{Configuration, MemberEntry},
     slot::Slot,
 };
 
 impl From<&Configuration> for pb::Configuration {
     fn from(configuration: &Configuration) -> Self {
-        let member = |(uuid, address): (&AcceptorUuid, &Arc<str>)| pb::Member {
+        let member = |(uuid, member): (&AcceptorUuid, &MemberEntry)| pb::Member {
             acceptor: Bytes::copy_from_slice(&uuid.to_bytes()),
-            address: address.to_string(),
+            address: member.address.to_string(),
+            name: member.name.to_string(),
         };
+        let era = configuration.era();
         let count = |quorum: usize| u32::try_from(quorum).expect("at most ACCEPTORS_MAX");
         Self {
             members: configuration.members().iter().map(member).collect(),
             phase1: count(configuration.quorums().phase1()),
             phase2: count(configuration.quorums().phase2()),
             origin: configuration.origin().map(Into::into),
+            era: era.get(),
+            cluster_id: if era > Era::FIRST {
+                Bytes::copy_from_slice(configuration.cluster_id().as_bytes())
+            } else {
+                Bytes::new()
+            },
         }
     }
 }
@@ -34,17 +41,38 @@ impl TryFrom<pb::Configuration> for Configuration {
     type Error = Malformed;
 
     fn try_from(configuration: pb::Configuration) -> Result<Self, Malformed> {
-        let members = configuration
-            .members
-            .into_iter()
-            .map(|member| Ok((acceptor_uuid(&member.acceptor)?, Arc::from(member.address))))
-            .collect::<Result<Vec<_>, Malformed>>()?;
-        let (phase1, phase2) = (configuration.phase1 as usize, configuration.phase2 as usize);
-        let plain = Self::new(members, phase1, phase2)?;
-        Ok(match configuration.origin {
-            None => plain,
-            Some(origin) => plain.restored_from(origin.try_into()?),
-        })
+        let configuration = configuration_of_any_era(configuration)?;
+        check_served("configuration", configuration.era())?;
+        Ok(configuration)
+    }
+}
+
+/// Reads a configuration, whether or not this release serves its era.
+///
+/// # Errors
+/// A field is malformed.
+pub(super) fn configuration_of_any_era(configuration: pb::Configuration) -> Result<Configuration, Malformed> {
+    let member = |member: pb::Member| {
+        let read = MemberEntry {
+            address: member.address.into(),
+            name: member.name.into(),
+        };
+        Ok((acceptor_uuid(&member.acceptor)?, read))
+    };
+    let members = configuration.members.into_iter().map(member);
+    let members = members.collect::<Result<Vec<_>, Malformed>>()?;
+    let (phase1, phase2) = (configuration.phase1 as usize, configuration.phase2 as usize);
+    let mut read = Configuration::of_members(members, phase1, phase2)?;
+    if let Some(origin) = configuration.origin {
+        read = read.restored_from(origin.try_into()?);
+    }
+    let era = Era::new(configuration.era)?;
+    let cluster = cluster_id(&configuration.cluster_id)?;
+    match cluster {
+        None if era == Era::FIRST => Ok(read),
+        None => Err(Malformed::Missing("configuration.cluster_id")),
+        Some(cluster) if era > Era::FIRST => Ok(read.in_era(era, cluster)),
+        Some(_) => Err(Malformed::Reserved("configuration.cluster_id of era 0")),
     }
 }
 
@@ -141,6 +169,71 @@ pub fn membership_state(membership: &Membership) -> pb::Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::paxos::identity::ClusterId;
+
+    fn member(address: &str, name: &str) -> MemberEntry {
+        MemberEntry {
+            address: address.into(),
+            name: name.into(),
+        }
+    }
+
+    fn three(names: [&str; 3]) -> Configuration {
+        let members = names.iter().zip(1..).map(|(name, uuid)| {
+            let address = format!("http://a{uuid}:1");
+            (AcceptorUuid::from_u128(uuid), member(&address, name))
+        });
+        Configuration::of_members(members, 2, 2).unwrap()
+    }
+
+    #[test]
+    fn names_survive_the_wire_and_a_first_configuration_is_encoded_as_before_eras() {
+        use prost::Message as _;
+        let named = three(["a", "", "ß"]);
+        assert_eq!(
+            Configuration::try_from(pb::Configuration::from(&named)),
+            Ok(named)
+        );
+        let plain = pb::Configuration::from(&three([""; 3]));
+        assert!(plain.cluster_id.is_empty());
+        // Three members with uuid and address, and the quorums.
+        assert_eq!(plain.encode_to_vec().len(), 3 * (2 + 18 + 13) + 4);
+    }
+
+    #[test]
+    fn configuration_of_a_later_era_is_read_whole_and_not_served() {
+        let first = three([""; 3]);
+        let cluster = first.cluster_id();
+        let later = first
+            .changed_to([(AcceptorUuid::from_u128(4), member("http://b:1", "b"))], 1, 1)
+            .unwrap();
+        let sent = pb::Configuration::from(&later);
+        assert_eq!((sent.era, &sent.cluster_id[..]), (1, &cluster.as_bytes()[..]));
+        assert_eq!(configuration_of_any_era(sent.clone()), Ok(later));
+        let era = Era::new(1).unwrap();
+        let what = "configuration";
+        let refused = Configuration::try_from(sent.clone()).unwrap_err();
+        assert_eq!(refused, Malformed::LaterEra { what, era });
+        assert!(refused.to_string().contains("protocol version 3"), "{refused}");
+        let nameless = pb::Configuration {
+            cluster_id: Bytes::new(),
+            ..sent.clone()
+        };
+        assert_eq!(
+            configuration_of_any_era(nameless),
+            Err(Malformed::Missing("configuration.cluster_id"))
+        );
+        // Of two ids for the first era, one would be wrong.
+        let doubled = pb::Configuration {
+            era: 0,
+            cluster_id: Bytes::copy_from_slice(ClusterId::from_bytes([1; 16]).as_bytes()),
+            ..sent
+        };
+        assert!(matches!(
+            configuration_of_any_era(doubled),
+            Err(Malformed::Reserved(_))
+        ));
+    }
 
     #[test]
     fn origin_and_seed_survive_the_wire() {

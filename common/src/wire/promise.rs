@@ -3,12 +3,11 @@
 use bytes::Bytes;
 use paxos_proto::v1 as pb;
 
-use super::{Malformed, ballot, caller, known_to, traceparent};
+use super::{Malformed, ballot, caller, known_to, stored, traceparent};
 use crate::paxos::{
     identity::ClusterId,
     message::{Prepare, PromisePage, Row},
     slot::Slot,
-    value::Value,
 };
 
 /// A candidate's message, for the wire.
@@ -61,7 +60,7 @@ impl TryFrom<pb::Row> for Row {
         if row.unknown {
             return Ok(Self { slot, accepted: None });
         }
-        let value = Value::from_stored(row.value, Bytes::from(row.traceparent));
+        let value = stored::value(row.value, Bytes::from(row.traceparent));
         Ok(Self {
             slot,
             accepted: Some((ballot(row.ballot)?, value)),

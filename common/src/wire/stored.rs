@@ -1,18 +1,27 @@
-//! Stored values: whether the bytes are commands for a state machine to apply.
+//! Stored values: whether the bytes are commands for a state machine to apply, or a change of members.
 
 use bytes::{Buf as _, Bytes};
 use paxos_proto::v1 as pb;
 use prost::Message as _;
 
-use super::command::{InvalidCommand, decode_value, read};
+use super::{
+    SERVED_ERA_MAX,
+    command::{InvalidCommand, decode_value, read},
+    forming::configuration_of_any_era,
+};
 use crate::paxos::{
     command::Command,
+    era::Era,
+    quorum::Configuration,
     value::{COMMANDS_MAX, Value},
 };
 
 /// The protobuf key of `Value.commands`: field 1, with a length. A batch is a sequence of this key, a length and a
 /// command.
 const COMMANDS_KEY: u8 = 0x0a;
+/// The protobuf key of `Value.configuration`: field 2, with a length. No batch begins with this byte, so no batch is decoded
+/// to look for a change.
+const CHANGE_KEY: u8 = 0x12;
 
 /// A value that is not a batch of commands of this contract. Learners apply such a value as a no-op.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +50,51 @@ pub enum Unreadable {
 pub enum Contents {
     /// Commands in the proposed form and in the applied form.
     Batch(Vec<pb::Command>, Vec<Command>),
+    /// A change of members: the configuration of the next era. For the state machine a no-op.
+    Change(Configuration),
     /// Bytes that no release proposes: a no-op.
     Unreadable(Unreadable),
     /// Contents unknown to this release: in the command at this offset, or beside all commands. A later release may
     /// have written and may apply the contents, so this release must not skip the value.
     Newer(usize),
+}
+
+/// Takes a value from the wire or a disk, and recognizes a change of members. The bytes are kept as they are.
+pub fn value(bytes: Bytes, traceparent: Bytes) -> Value {
+    let change = read_change(&bytes);
+    let value = Value::from_stored(bytes, traceparent);
+    match change {
+        Some(configuration) => value.with_change(configuration),
+        None => value,
+    }
+}
+
+/// Makes the value of a change to `configuration`, a configuration of a later era.
+pub fn change(configuration: &Configuration) -> Value {
+    let encoded = pb::Value {
+        commands: Vec::new(),
+        configuration: Some(configuration.into()),
+    };
+    let change = value(encoded.encode_to_vec().into(), Bytes::new());
+    debug_assert_eq!(
+        change.change().map(|change| &**change),
+        Some(configuration),
+        "a configuration of a later era survives its encoding"
+    );
+    change.made_here()
+}
+
+/// The configuration in the bytes of a change: alone in the value, of a later era than the first, and in the shortest
+/// encoding. Other bytes in a field that begins in this way come from a later release, and are no change here.
+fn read_change(value: &Bytes) -> Option<Configuration> {
+    if value.first() != Some(&CHANGE_KEY) {
+        return None;
+    }
+    let decoded = pb::Value::decode(value.clone()).ok()?;
+    let is_canonical = decoded.commands.is_empty() && decoded.encode_to_vec() == value[..];
+    let configuration = decoded.configuration.filter(|_| is_canonical)?;
+    let configuration = configuration_of_any_era(configuration).ok()?;
+    (configuration.era() > Era::FIRST).then_some(configuration)
 }
 
 /// Checks that a learner can apply the value, without a copy or an allocation. Stricter than [`read_value`]: only
@@ -63,16 +112,23 @@ pub fn check_value(value: &Bytes) -> Result<(), Unreadable> {
 }
 
 /// Whether a later release may apply more of the value than this release can: see [`Contents::Newer`]. Once chosen, such
-/// a value ends every learner of this release.
+/// a value ends every learner of this release. A change to an era that this release does not serve is such a value.
 pub fn is_newer(value: &Bytes) -> bool {
     let value = Value::from_stored(value.clone(), Bytes::new());
-    matches!(read_value(&value), Contents::Newer(_))
+    match read_value(&value) {
+        Contents::Newer(_) => true,
+        Contents::Change(configuration) => configuration.era() > SERVED_ERA_MAX,
+        Contents::Batch(..) | Contents::Unreadable(_) => false,
+    }
 }
 
 /// Reads the contents of a chosen value. The same for all learners, because the result depends on the bytes alone.
 pub fn read_value(value: &Value) -> Contents {
+    if let Some(configuration) = read_change(value.as_bytes()) {
+        return Contents::Change(configuration);
+    }
     let proposed = match decode_value(value) {
-        Ok(decoded) => decoded.commands,
+        Ok(commands) => commands,
         Err(error) => return Contents::Unreadable(error.into()),
     };
     if proposed.len() > COMMANDS_MAX {
@@ -132,7 +188,10 @@ fn walk(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::command::{append, encode};
+    use crate::{
+        paxos::identity::AcceptorUuid,
+        wire::command::{append, encode},
+    };
 
     fn value(bytes: &'static [u8]) -> Value {
         Value::from_stored(Bytes::from_static(bytes), Bytes::new())
@@ -166,6 +225,7 @@ mod tests {
         };
         let long_key = pb::Value {
             commands: vec![command],
+            configuration: None,
         };
         let empty: Vec<u8> = [0x0a, 0x00].repeat(COMMANDS_MAX + 1);
         for bytes in [
@@ -190,6 +250,63 @@ mod tests {
         assert!(matches!(check_value(&crowded), Err(Unreadable::TooMany)));
         let crowded = read_value(&Value::from_stored(crowded, Bytes::new()));
         assert!(matches!(crowded, Contents::Unreadable(Unreadable::TooMany)));
+    }
+
+    fn configuration() -> Configuration {
+        let member = |uuid| {
+            let address: std::sync::Arc<str> = format!("http://a{uuid}:1").into();
+            (AcceptorUuid::from_u128(uuid), address.into())
+        };
+        let first = Configuration::of_members([1, 2, 3].map(member), 2, 2).unwrap();
+        first.changed_to([3, 4, 5].map(member), 2, 2).unwrap()
+    }
+
+    #[test]
+    fn change_is_read_from_its_bytes_alone_and_passed_on_unchanged() {
+        let made = change(&configuration());
+        assert_eq!(made.as_bytes()[0], CHANGE_KEY);
+        let found = super::value(made.as_bytes().clone(), Bytes::new());
+        assert_eq!((&found, found.change()), (&made, made.change()));
+        assert_eq!((made.is_new(), found.is_new()), (true, false));
+        // The contents do not depend on how the value was made.
+        let bare = Value::from_stored(made.as_bytes().clone(), Bytes::new());
+        for value in [&made, &found, &bare] {
+            assert!(matches!(read_value(value), Contents::Change(read) if read == configuration()));
+        }
+        assert!(check_value(made.as_bytes()).is_err(), "no commands");
+        assert!(is_newer(made.as_bytes()), "no change is served yet");
+    }
+
+    #[test]
+    fn what_begins_as_a_change_and_is_none_comes_from_a_later_release() {
+        let made = change(&configuration()).as_bytes().clone();
+        let beside = [&made[..], record("a").as_bytes()].concat();
+        let field = [&made[..], &[0x7a, 0x00]].concat();
+        let first = pb::Value {
+            commands: Vec::new(),
+            configuration: Some(pb::Configuration::from(
+                &Configuration::new([(AcceptorUuid::from_u128(1), "".into())], 1, 1).unwrap(),
+            )),
+        };
+        // An unknown field of the configuration.
+        let mut longer = vec![CHANGE_KEY, made[1] & 0x7f | 0x80, made[2]];
+        let length = made.len() - 3 + 2;
+        longer[1] = (length & 0x7f) as u8 | 0x80;
+        longer[2] = (length >> 7) as u8;
+        longer.extend_from_slice(&made[3..]);
+        longer.extend_from_slice(&[0x7a, 0x00]);
+        for bytes in [beside, field, first.encode_to_vec(), longer, vec![CHANGE_KEY, 0]] {
+            let value = super::value(bytes.clone().into(), Bytes::new());
+            assert_eq!(value.change(), None, "{bytes:?}");
+            assert!(matches!(read_value(&value), Contents::Newer(_)), "{bytes:?}");
+            assert!(is_newer(&bytes.into()));
+        }
+        // Bytes that no release encodes: a no-op, as in the releases before changes.
+        let cut = made.slice(..made.len() - 1);
+        assert!(matches!(
+            read_value(&super::value(cut, Bytes::new())),
+            Contents::Unreadable(_)
+        ));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::paxos::{
     quorum::Configuration,
 };
 
+mod eras;
+
 const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
 fn ballots() -> impl Strategy<Value = Ballot> {
@@ -93,7 +95,7 @@ proptest! {
 
     #[test]
     fn numbers_too_large_are_refused_and_never_panic(round in any::<u64>(), proposer in any::<u64>()) {
-        let read = Ballot::try_from(pb::Ballot { round, proposer });
+        let read = Ballot::try_from(pb::Ballot { round, proposer, era: 0 });
         prop_assert_eq!(read.is_ok(), round < 1 << 63 && proposer < 1 << 63);
         prop_assert_eq!(slot_range(round, proposer).is_ok(), round < proposer && proposer < 1 << 63);
     }
@@ -192,9 +194,12 @@ fn read_as_everything(bytes: &[u8]) {
             cluster_id(&caller.cluster_id)?;
         }
         match request.step {
-            Some(pb::form_request::Step::Store(asked) | pb::form_request::Step::Complete(asked)) => {
-                Configuration::try_from(asked).map(Some)
-            }
+            Some(
+                pb::form_request::Step::Store(asked)
+                | pb::form_request::Step::Complete(asked)
+                | pb::form_request::Step::Install(asked)
+                | pb::form_request::Step::Join(asked),
+            ) => Configuration::try_from(asked).map(Some),
             None => Ok(None),
         }
     });
@@ -215,6 +220,7 @@ fn read_as_everything(bytes: &[u8]) {
     read(bytes, |request: pb::SubscribeRequest| {
         Ok(Slot::new(request.from)?)
     });
+    drop(stored::value(bytes.to_vec().into(), Bytes::new()));
     read(bytes, |page: pb::Promise| PromisePage::try_from(page));
     read(bytes, |response: pb::AcceptResponse| {
         AcceptReply::try_from(response)
@@ -288,7 +294,11 @@ impl Field {
 fn ballot_of_numbers() -> impl Strategy<Value = Option<pb::Ballot>> {
     prop::option::weighted(
         0.95,
-        (numbers(), 0..3u64).prop_map(|(round, proposer)| pb::Ballot { round, proposer }),
+        (numbers(), 0..3u64).prop_map(|(round, proposer)| pb::Ballot {
+            round,
+            proposer,
+            era: 0,
+        }),
     )
 }
 
@@ -350,6 +360,7 @@ fn formed_acceptor() -> Acceptor {
         known_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
         voted_to: Slot::ZERO,
+        least_version: 1,
         rows: BTreeMap::new(),
     };
     Acceptor::recover(recovered, RunNumber::from_random(1))
@@ -451,7 +462,7 @@ fn what_cannot_be_stored_is_refused_before_it_is_kept() {
         progress: Some(pb::attach_request::Progress::Proposer(pb::ProposerProgress {
             ballot: Some(pb::Ballot {
                 round: 1 << 63,
-                proposer: 1,
+                ..Default::default()
             }),
             ..Default::default()
         })),
@@ -465,7 +476,7 @@ fn votes_name_one_value_for_each_slot_or_none() {
     let range = |values: &[u64]| pb::VoteRange {
         ballot: Some(pb::Ballot {
             round: 1,
-            proposer: 2,
+            ..Default::default()
         }),
         from: 3,
         to: 5,

@@ -160,6 +160,7 @@ impl<S> Disk<S> {
             known_to: self.known_to,
             trimmed_to: self.trimmed_to,
             voted_to: self.voted_to(),
+            least_version: 1,
             rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),
         }
     }

@@ -93,6 +93,7 @@ fn log_record(record: &Record) -> pb::LogRecord {
         slot: record.slot.get(),
         value: Some(pb::Value {
             commands: record.commands.clone(),
+            configuration: None,
         }),
         traceparent: wire::traceparent(&record.value),
     }

@@ -8,8 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use paxos_common::{
-    paxos::{identity::ClusterId, slot::Slot, value::Value},
+    paxos::{identity::ClusterId, slot::Slot},
     sqlite::{Readers, is_malformed},
+    wire::stored,
 };
 use sqlx::{Row as _, sqlite::SqliteRow};
 use tokio::sync::watch;
@@ -152,7 +153,7 @@ impl Log {
             let bytes: &[u8] = row.try_get(column).ok()?;
             Some(Bytes::copy_from_slice(bytes))
         };
-        let value = Value::from_stored(bytes(1)?, bytes(2)?);
+        let value = stored::value(bytes(1)?, bytes(2)?);
         let judgements: &[u8] = row.try_get(3).ok()?;
         let sound = row.try_get::<i64, _>(0).ok()? == integer(expected)
             && row.try_get::<i64, _>(4).ok()? == row_checksum(self.cluster, expected, &value, judgements);

@@ -356,7 +356,11 @@ impl Acceptor for FakeAcceptor {
 
 /// The ballot of this round of the only proposer.
 pub fn ballot(round: u64) -> pb::Ballot {
-    pb::Ballot { round, proposer: 1 }
+    pb::Ballot {
+        round,
+        proposer: 1,
+        era: 0,
+    }
 }
 
 /// An encoded value of a single record.

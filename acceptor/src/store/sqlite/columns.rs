@@ -2,6 +2,7 @@
 
 use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
+    era::Era,
     identity::AcceptorUuid,
     slot::Slot,
 };
@@ -38,11 +39,12 @@ pub(super) fn read_slot(row: &SqliteRow, at: usize) -> Option<Slot> {
     Slot::new(column::<i64>(row, at)?.try_into().ok()?).ok()
 }
 
-/// Round and proposer from column `at` on; none for an invalid ballot.
+/// Era, round and proposer from column `at` on; none for an invalid ballot.
 pub(super) fn read_ballot(row: &SqliteRow, at: usize) -> Option<Ballot> {
-    let round = column::<i64>(row, at)?.try_into().ok()?;
-    let proposer = ProposerId::new(column::<i64>(row, at + 1)?.try_into().ok()?).ok()?;
-    Ballot::new(round, proposer).ok()
+    let number = |at| u64::try_from(column::<i64>(row, at)?).ok();
+    let era = Era::new(number(at)?).ok()?;
+    let proposer = ProposerId::new(number(at + 2)?).ok()?;
+    Some(Ballot::new(number(at + 1)?, proposer).ok()?.in_era(era))
 }
 
 /// A uuid; none for another number of bytes.
@@ -50,9 +52,10 @@ pub(super) fn read_uuid(row: &SqliteRow, at: usize) -> Option<AcceptorUuid> {
     AcceptorUuid::from_slice(&bytes(row, at)?)
 }
 
-/// Binds the round and the proposer.
+/// Binds the era, the round and the proposer.
 pub(super) fn bind_ballot(query: Binding<'_>, ballot: Ballot) -> Binding<'_> {
     query
+        .bind(ballot.era().get().cast_signed())
         .bind(ballot.round().cast_signed())
         .bind(ballot.proposer().get().cast_signed())
 }

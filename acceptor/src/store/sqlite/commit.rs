@@ -19,14 +19,14 @@ use super::{
     witnesses::forget_surplus_witnesses,
 };
 
-/// Maximum number of rows of an INSERT: six parameters a row stay below SQLite's limit of 32,766. Larger groups use
+/// Maximum number of rows of an INSERT: seven parameters a row stay below SQLite's limit of 32,766. Larger groups use
 /// several INSERTs in the same transaction. A power of two, like all row counts, so that few texts stay prepared.
 const INSERT_ROWS_MAX: usize = 1024;
 
 /// Maximum number of votes written by a single statement. A power of two, and few enough for the columns of a view.
 const SINGLE_ROWS_MAX: usize = 16;
 /// Number of columns in a vote.
-const VOTE_COLUMNS: usize = 6;
+const VOTE_COLUMNS: usize = 7;
 
 /// Makes the views of [`Shape::is_single`] for a connection. The views are part of the connection, and not of the file.
 ///
@@ -63,7 +63,8 @@ fn view(rows: usize) -> String {
     )
 }
 
-const VOTE_INSERT: &str = "INSERT OR REPLACE INTO vote (slot, round, proposer, value, traceparent, checksum)";
+const VOTE_INSERT: &str =
+    "INSERT OR REPLACE INTO vote (slot, era, round, proposer, value, traceparent, checksum)";
 
 /// The parts of a commit beside the state; each shape has a separate text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,7 +109,7 @@ impl Shape {
         let mut text = format!("BEGIN IMMEDIATE;{}", update_state(|_| "?".to_owned()));
         if self.promise {
             text.push_str(
-                "INSERT INTO promise (round, proposer, address, wall_time_ms) VALUES (?, ?, ?, ?);
+                "INSERT INTO promise (era, round, proposer, address, wall_time_ms) VALUES (?, ?, ?, ?, ?);
                 DELETE FROM promise WHERE position <= (SELECT max(position) FROM promise) - ?;",
             );
         }
@@ -131,7 +132,7 @@ impl Shape {
         while left > 0 {
             let rows = left.min(INSERT_ROWS_MAX);
             left -= rows;
-            let places = vec!["(?, ?, ?, ?, ?, ?)"; rows].join(", ");
+            let places = vec!["(?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
             write!(
                 text,
                 "{VOTE_INSERT} SELECT * FROM (VALUES {places}) WHERE column1 IS NOT NULL;"
@@ -205,9 +206,17 @@ mod tests {
     }
 
     /// The values of the columns of the state after the nth commit, and of the votes for slots from 0 on: all different.
-    fn values(commit: i64, rows: i64) -> (Vec<i64>, Vec<[i64; 4]>) {
-        let state = (1..9).map(|column| commit * 1_000 + column).collect();
-        let vote = |slot| [slot, commit * 100 + 21, slot * 100 + 22, slot * 100 + 26];
+    fn values(commit: i64, rows: i64) -> (Vec<i64>, Vec<[i64; 5]>) {
+        let state = (1..11).map(|column| commit * 1_000 + column).collect();
+        let vote = |slot| {
+            [
+                slot,
+                commit * 100 + 20,
+                commit * 100 + 21,
+                slot * 100 + 22,
+                slot * 100 + 26,
+            ]
+        };
         (state, (0..rows).map(vote).collect())
     }
 
@@ -215,39 +224,39 @@ mod tests {
     /// refused by the table.
     async fn commit(
         connection: &mut SqliteConnection,
-        (state, votes): &(Vec<i64>, Vec<[i64; 4]>),
+        (state, votes): &(Vec<i64>, Vec<[i64; 5]>),
         is_refused: bool,
     ) -> Result<(), sqlx::Error> {
         let text = usual(padded(votes.len())).text();
         let mut query = sqlx::query(AssertSqlSafe(text));
         for (column, value) in state.iter().enumerate() {
-            if column == 3 {
+            if column == 4 {
                 query = query.bind("leader");
             }
             query = query.bind(value);
         }
-        for [slot, round, proposer, checksum] in votes {
+        for [slot, era, round, proposer, checksum] in votes {
             let checksum = Some(checksum).filter(|_| !is_refused || *slot == 0);
-            query = query.bind(slot).bind(round).bind(proposer);
+            query = query.bind(slot).bind(era).bind(round).bind(proposer);
             query = query.bind(vec![7_u8; 3]).bind("trace").bind(checksum);
         }
         query.execute(connection).await.map(drop)
     }
 
     /// The numbers of the state and of the votes, as another connection reads the file.
-    async fn content(connection: &mut SqliteConnection) -> (Vec<i64>, Vec<[i64; 4]>) {
+    async fn content(connection: &mut SqliteConnection) -> (Vec<i64>, Vec<[i64; 5]>) {
         let state =
-            "SELECT commit_counter, promised_round, promised_proposer, chosen_to, trimmed_to, voted_to,
-            open_slots, checksum FROM state WHERE leader_address = 'leader'";
+            "SELECT commit_counter, promised_era, promised_round, promised_proposer, chosen_to, trimmed_to,
+            voted_to, open_slots, least_version, checksum FROM state WHERE leader_address = 'leader'";
         let state = sqlx::query(state).fetch_one(&mut *connection).await.unwrap();
-        let votes = "SELECT slot, round, proposer, checksum FROM vote
+        let votes = "SELECT slot, era, round, proposer, checksum FROM vote
             WHERE value = x'070707' AND traceparent = 'trace' ORDER BY slot";
         let votes = sqlx::query(votes).fetch_all(connection).await.unwrap();
         (
-            (0..8).map(|column| state.get(column)).collect(),
+            (0..10).map(|column| state.get(column)).collect(),
             votes
                 .iter()
-                .map(|vote| [0, 1, 2, 3].map(|column| vote.get(column)))
+                .map(|vote| [0, 1, 2, 3, 4].map(|column| vote.get(column)))
                 .collect(),
         )
     }
@@ -257,7 +266,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("test.db");
         let mut connection = open_writer(&file, 1_000).await.unwrap();
-        let state = "INSERT INTO state VALUES (0, 0, 1, 1, 'leader', 0, 0, 0, 0, 0)";
+        let state = "INSERT INTO state VALUES (0, 0, 0, 1, 1, 'leader', 0, 0, 0, 0, 1, 0)";
         let schema = format!("{};{state}", super::super::SCHEMA);
         sqlx::raw_sql(AssertSqlSafe(schema))
             .execute(&mut connection)

@@ -11,6 +11,7 @@ use paxos_common::{
         DataDir, SqliteError, refuse_foreign_file,
         wal_limit::{empty_wal, wal_bytes, wal_path},
     },
+    wire::{PROTOCOL_VERSION, SERVED_ERA_MAX},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection,
@@ -24,7 +25,7 @@ use super::{
     APPLICATION_ID, FILE, SCHEMA_VERSION,
     counter_file::{self, CounterRecord, Found},
     identity::{Identity, load_identity},
-    state::STATE,
+    state::{STATE, STATE_BEFORE_ERAS},
     upgrade::{OLD_STATE, OLD_VERSION, read_old_state},
     wal,
 };
@@ -43,6 +44,8 @@ enum DatabaseContent {
     Older { version: i64 },
     /// Content of a newer release.
     Newer { version: i64 },
+    /// An acceptor of a cluster that changes its members, which this release does not serve.
+    LaterEra { least_version: u32 },
     /// An acceptor.
     Acceptor {
         uuid: AcceptorUuid,
@@ -72,6 +75,7 @@ impl DatabaseContent {
                 let found = *found;
                 Some(SqliteError::Newer { found, supported }.into())
             }
+            Self::LaterEra { least_version } => Some(StoreError::LaterEra(*least_version)),
             Self::Acceptor { name: found, .. } => {
                 let asked = name.filter(|asked| asked != found)?.to_owned();
                 let found = found.clone();
@@ -205,7 +209,10 @@ fn agree_in_time(
     let is_so = match alone {
         None
         | Some(
-            DatabaseContent::Foreign { .. } | DatabaseContent::Older { .. } | DatabaseContent::Newer { .. },
+            DatabaseContent::Foreign { .. }
+            | DatabaseContent::Older { .. }
+            | DatabaseContent::Newer { .. }
+            | DatabaseContent::LaterEra { .. },
         ) => true,
         Some(DatabaseContent::Nothing) => counter.get() <= commits,
         Some(DatabaseContent::Acceptor {
@@ -287,6 +294,7 @@ fn agree_in_counter(found: Found, whole: &DatabaseContent) -> Result<(), (bool, 
             | DatabaseContent::Foreign { .. }
             | DatabaseContent::Older { .. }
             | DatabaseContent::Newer { .. }
+            | DatabaseContent::LaterEra { .. }
             | DatabaseContent::Acceptor { .. },
         ) => Ok(()),
     }
@@ -334,7 +342,11 @@ async fn read(connection: &mut SqliteConnection) -> Result<DatabaseContent, Stor
         return Ok(DatabaseContent::Nothing);
     };
     let identity = Identity::new(uuid);
-    let columns = if version == OLD_VERSION { OLD_STATE } else { STATE };
+    let columns = match version {
+        OLD_VERSION => OLD_STATE,
+        2 | 3 => STATE_BEFORE_ERAS,
+        _ => STATE,
+    };
     let sql = format!("SELECT {columns} FROM state WHERE only = 0");
     let row = sqlx::query(AssertSqlSafe(sql))
         .fetch_optional(&mut *transaction)
@@ -345,6 +357,10 @@ async fn read(connection: &mut SqliteConnection) -> Result<DatabaseContent, Stor
     } else {
         identity.read_state(&row)?.moment
     };
+    if moment.least_version > PROTOCOL_VERSION || moment.promised.era() > SERVED_ERA_MAX {
+        let least_version = moment.least_version;
+        return Ok(DatabaseContent::LaterEra { least_version });
+    }
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'state'";
     let state_page: i64 = sqlx::query_scalar(sql).fetch_one(&mut *transaction).await?;
     Ok(DatabaseContent::Acceptor {

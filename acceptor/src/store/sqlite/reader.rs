@@ -152,7 +152,7 @@ impl Reader for SqliteReader {
 
     async fn promises(&self, limit: u32) -> Result<Vec<PastPromise>, StoreError> {
         let sql =
-            "SELECT round, proposer, address, wall_time_ms FROM promise ORDER BY position DESC LIMIT ?1";
+            "SELECT era, round, proposer, address, wall_time_ms FROM promise ORDER BY position DESC LIMIT ?1";
         let mut read = self.readers.read().await?;
         let rows = sqlx::query(sql).bind(limit).fetch_all(&mut *read).await;
         let rows = rows.map_err(|error| StoreError::from(error).of_file(&self.file))?;
@@ -160,8 +160,8 @@ impl Reader for SqliteReader {
         let read = |row: &SqliteRow| {
             Some(PastPromise {
                 ballot: read_ballot(row, 0)?,
-                address: text(row, 2)?,
-                wall_time_ms: column::<i64>(row, 3)?.unsigned_abs(),
+                address: text(row, 3)?,
+                wall_time_ms: column::<i64>(row, 4)?.unsigned_abs(),
             })
         };
         Ok(rows.iter().filter_map(read).collect())

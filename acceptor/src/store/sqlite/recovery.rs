@@ -22,8 +22,8 @@
 //! | an unreadable trace context or past promise | left out: both are for people |
 //! | a whole older copy of the directory | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | votes below the first slot of the log | not shown, and swept |
-//! | a file of version 1 or 2 | upgraded (`upgrade.rs`) |
-//! | another acceptor's name, a newer schema, a directory in use | end with 78 |
+//! | a file of version 1, 2 or 3 | upgraded (`upgrade.rs`) |
+//! | another acceptor's name, a newer schema, a later era, a directory in use | end with 78 |
 //! | a database of another application, unchanged | end with 78; with 74 if `COMMITS` proves that ours was here |
 //!
 //! Before the run begins, the WAL is emptied into the database, so that no commit stands behind another process's
@@ -109,6 +109,7 @@ pub(super) async fn begin_run(
         known_to: moment.known_to,
         trimmed_to: moment.trimmed_to,
         voted_to: moment.voted_to,
+        least_version: moment.least_version,
         rows,
     };
     Ok((
@@ -142,6 +143,7 @@ async fn create_identity(connection: &mut SqliteConnection, name: &str) -> Resul
             known_to: Slot::ZERO,
             trimmed_to: Slot::ZERO,
             voted_to: Slot::ZERO,
+            least_version: 1,
         },
         open_slots: OpenSlots::default().sum(),
     };

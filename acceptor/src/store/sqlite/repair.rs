@@ -1,9 +1,9 @@
 //! Repair: an operator's view of a stopped acceptor's file, and changes to the file.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io, path::Path};
 
 use paxos_common::{
-    paxos::{acceptor::Membership, identity::AcceptorUuid, witness::Witnesses},
+    paxos::{acceptor::Membership, identity::AcceptorUuid, quorum::MemberEntry, witness::Witnesses},
     sqlite::{DataDir, SqliteError, migrate_by_steps, open_writer},
 };
 use sqlx::{Connection as _, SqliteConnection};
@@ -80,7 +80,7 @@ impl Stopped {
     }
 
     /// The members of the acceptor's cluster, with addresses; none for a blank acceptor.
-    pub fn members(&self) -> BTreeMap<AcceptorUuid, Arc<str>> {
+    pub fn members(&self) -> BTreeMap<AcceptorUuid, MemberEntry> {
         self.membership
             .configuration()
             .map_or_else(BTreeMap::new, |configuration| configuration.members().clone())

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use paxos_common::{
-    paxos::{acceptor::Write, identity::CommitCounter, slot::Slot},
+    paxos::{acceptor::Write, era::Era, identity::CommitCounter, slot::Slot},
     sqlite::checksum,
 };
 use sqlx::sqlite::SqliteRow;
@@ -20,10 +20,15 @@ use super::{
 
 /// The columns of [`Identity::read_state`], in order.
 pub(super) const STATE: &str =
-    "state.commit_counter, state.promised_round, state.promised_proposer, state.leader_address,
-    state.chosen_to, state.trimmed_to, state.voted_to, state.open_slots, state.checksum";
+    "state.commit_counter, state.promised_era, state.promised_round, state.promised_proposer,
+    state.leader_address, state.chosen_to, state.trimmed_to, state.voted_to, state.open_slots, state.least_version,
+    state.checksum";
+/// As [`STATE`], in files of the schema versions 2 and 3.
+pub(super) const STATE_BEFORE_ERAS: &str =
+    "state.commit_counter, 0, state.promised_round, state.promised_proposer, state.leader_address,
+    state.chosen_to, state.trimmed_to, state.voted_to, state.open_slots, 1, state.checksum";
 /// Number of columns in [`STATE`].
-pub(super) const STATE_COLUMNS: usize = 9;
+pub(super) const STATE_COLUMNS: usize = 11;
 
 /// The statement that writes all columns; `value` gives the nth value in order, from 1.
 pub(super) fn update_state(value: impl Fn(usize) -> String) -> String {
@@ -108,14 +113,15 @@ impl Identity {
                 moment: Moment {
                     commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),
                     promised: read_ballot(row, 1)?,
-                    leader_address: text(row, 3)?.into(),
-                    known_to: read_slot(row, 4)?,
-                    trimmed_to: read_slot(row, 5)?,
-                    voted_to: read_slot(row, 6)?,
+                    leader_address: text(row, 4)?.into(),
+                    known_to: read_slot(row, 5)?,
+                    trimmed_to: read_slot(row, 6)?,
+                    voted_to: read_slot(row, 7)?,
+                    least_version: column::<i64>(row, 9)?.try_into().ok()?,
                 },
-                open_slots: column::<i64>(row, 7)?.cast_unsigned(),
+                open_slots: column::<i64>(row, 8)?.cast_unsigned(),
             };
-            (self.state_checksum(&state) == column::<i64>(row, 8)?).then_some(state)
+            (self.state_checksum(&state) == column::<i64>(row, 10)?).then_some(state)
         };
         read().ok_or(StoreError::Damaged("state"))
     }
@@ -130,6 +136,7 @@ impl Identity {
                 known_to: write.known_to,
                 trimmed_to: write.trimmed_to,
                 voted_to: slots.voted_to,
+                least_version: write.least_version,
             },
             open_slots: slots.sum,
         }
@@ -147,11 +154,19 @@ impl Identity {
         .bind(moment.trimmed_to.get().cast_signed())
         .bind(moment.voted_to.get().cast_signed())
         .bind(state.open_slots.cast_signed())
+        .bind(moment.least_version)
         .bind(self.state_checksum(state))
     }
 
     pub(super) fn state_checksum(&self, state: &StateRecord) -> i64 {
-        self.moment_checksum(&state.moment, &[state.moment.voted_to.get(), state.open_slots])
+        let moment = &state.moment;
+        let (era, version) = (moment.promised.era(), moment.least_version);
+        let mut more = vec![moment.voted_to.get(), state.open_slots];
+        // Left out before the first change of members: so the records of earlier releases verify.
+        if era > Era::FIRST || version > 1 {
+            more.extend([era.get(), version.into()]);
+        }
+        self.moment_checksum(moment, &more)
     }
 
     /// Checksum over the columns of a state record of version 1, and over `more` later columns.
@@ -207,6 +222,7 @@ mod tests {
                 trimmed_to: Slot::ZERO,
                 rows: &rows,
                 witnesses: &witnesses,
+                least_version: 1,
             };
             slots.take(&write);
             held.extend(rows.keys().copied());

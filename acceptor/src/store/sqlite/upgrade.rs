@@ -5,6 +5,9 @@
 //! verification.
 //!
 //! Version 2 to 3: a table of snapshot files. No file of version 2 is trimmed.
+//!
+//! Version 3 to 4: eras, all of them the first, and the oldest protocol version still served. Every record keeps its
+//! checksum.
 
 use paxos_common::{
     paxos::identity::{CommitCounter, RunNumber},
@@ -30,9 +33,15 @@ const TO_2: &str = "ALTER TABLE state ADD COLUMN voted_to INTEGER NOT NULL DEFAU
     ALTER TABLE state ADD COLUMN open_slots INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE witness ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;";
 
+/// The statements of version 3 to 4.
+const TO_4: &str = "ALTER TABLE state ADD COLUMN promised_era INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE state ADD COLUMN least_version INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE vote ADD COLUMN era INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE promise ADD COLUMN era INTEGER NOT NULL DEFAULT 0;";
+
 /// The columns of a state record of version 1.
 pub(super) const OLD_STATE: &str =
-    "commit_counter, promised_round, promised_proposer, leader_address, chosen_to, trimmed_to,
+    "commit_counter, 0, promised_round, promised_proposer, leader_address, chosen_to, trimmed_to,
     checksum";
 
 /// Reads the columns [`OLD_STATE`]; none when the record does not verify. The end of the votes is not included.
@@ -40,12 +49,13 @@ pub(super) fn read_old_state(identity: &Identity, row: &SqliteRow) -> Option<Mom
     let moment = Moment {
         commit_counter: CommitCounter::new(column::<i64>(row, 0)?.try_into().ok()?),
         promised: read_ballot(row, 1)?,
-        leader_address: text(row, 3)?.into(),
-        known_to: read_slot(row, 4)?,
-        trimmed_to: read_slot(row, 5)?,
-        voted_to: read_slot(row, 4)?,
+        leader_address: text(row, 4)?.into(),
+        known_to: read_slot(row, 5)?,
+        trimmed_to: read_slot(row, 6)?,
+        voted_to: read_slot(row, 5)?,
+        least_version: 1,
     };
-    (identity.moment_checksum(&moment, &[]) == column::<i64>(row, 6)?).then_some(moment)
+    (identity.moment_checksum(&moment, &[]) == column::<i64>(row, 7)?).then_some(moment)
 }
 
 /// The upgrades of an acceptor's file.
@@ -59,10 +69,8 @@ impl SchemaSteps for Upgrades {
     async fn upgrade(&self, transaction: &mut SqliteConnection, from: i64) -> Result<(), StoreError> {
         match from {
             OLD_VERSION => to_2(transaction).await,
-            2 => Ok(sqlx::raw_sql(snapshots::TABLE)
-                .execute(transaction)
-                .await
-                .map(drop)?),
+            2 => run(transaction, snapshots::TABLE).await,
+            3 => run(transaction, TO_4).await,
             found => Err(SqliteError::Older {
                 found,
                 supported: i64::from(SCHEMA_VERSION),
@@ -70,6 +78,11 @@ impl SchemaSteps for Upgrades {
             .into()),
         }
     }
+}
+
+async fn run(transaction: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
+    sqlx::raw_sql(sql).execute(transaction).await?;
+    Ok(())
 }
 
 async fn to_2(transaction: &mut SqliteConnection) -> Result<(), StoreError> {

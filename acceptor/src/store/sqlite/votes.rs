@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use paxos_common::{
-    paxos::{acceptor::HeldRow, ballot::Ballot, message::Row as Voted, slot::Slot, value::Value},
+    paxos::{acceptor::HeldRow, ballot::Ballot, era::Era, message::Row as Voted, slot::Slot, value::Value},
     sqlite::checksum,
+    wire::stored,
 };
 use sqlx::sqlite::SqliteRow;
 
@@ -15,7 +16,7 @@ use super::{
 
 /// Columns of a vote, in the order of [`Identity::read_vote`] and [`Identity::bind_vote`].
 pub(super) const VOTE: &str =
-    "vote.slot, vote.round, vote.proposer, vote.value, vote.traceparent, vote.checksum";
+    "vote.slot, vote.era, vote.round, vote.proposer, vote.value, vote.traceparent, vote.checksum";
 
 impl Identity {
     /// Binds the columns of a vote.
@@ -38,14 +39,15 @@ impl Identity {
     }
 
     fn vote_checksum(&self, slot: Slot, ballot: Ballot, value: &[u8]) -> Result<i64, StoreError> {
-        Ok(checksum(&[
-            self.cluster()?.as_bytes(),
-            &self.uuid.to_bytes(),
-            &slot.get().to_le_bytes(),
-            &ballot.round().to_le_bytes(),
-            &ballot.proposer().get().to_le_bytes(),
-            value,
-        ]))
+        let (uuid, era) = (self.uuid.to_bytes(), ballot.era().get().to_le_bytes());
+        let [slot, round, proposer] =
+            [slot.get(), ballot.round(), ballot.proposer().get()].map(u64::to_le_bytes);
+        let mut parts: Vec<&[u8]> = vec![self.cluster()?.as_bytes(), &uuid, &slot, &round, &proposer, value];
+        // Left out in the first era: so the rows of earlier releases verify.
+        if ballot.era() > Era::FIRST {
+            parts.push(&era);
+        }
+        Ok(checksum(&parts))
     }
 
     /// Reads the columns [`VOTE`] from column `at` on. None for a NULL or invalid slot: such a row is missing. A row
@@ -54,11 +56,11 @@ impl Identity {
         let Some(slot) = read_slot(row, at) else {
             return Ok(None);
         };
-        let accepted = match (read_ballot(row, at + 1), bytes(row, at + 3)) {
+        let accepted = match (read_ballot(row, at + 1), bytes(row, at + 4)) {
             (Some(ballot), Some(value)) => {
-                let intact = column::<i64>(row, at + 5) == Some(self.vote_checksum(slot, ballot, &value)?);
-                let traceparent = bytes(row, at + 4).unwrap_or_default();
-                intact.then(|| (ballot, Value::from_stored(value.into(), sound_trace(traceparent))))
+                let intact = column::<i64>(row, at + 6) == Some(self.vote_checksum(slot, ballot, &value)?);
+                let traceparent = bytes(row, at + 5).unwrap_or_default();
+                intact.then(|| (ballot, stored::value(value.into(), sound_trace(traceparent))))
             }
             _ => None,
         };

@@ -30,9 +30,10 @@ pub(super) fn leader_of(peers: &[Peer]) -> Option<Peer> {
         }
         Some(Progress::Proposer(_) | Progress::Learner(_)) | None => None,
     };
-    let leading = peers
-        .iter()
-        .filter_map(|peer| ballot(peer).map(|Ballot { round, proposer }| ((round, proposer), peer)));
+    let leading = peers.iter().filter_map(|peer| {
+        let Ballot { era, round, proposer } = ballot(peer)?;
+        Some(((era, round, proposer), peer))
+    });
     leading
         .max_by_key(|(ballot, _)| *ballot)
         .map(|(_, peer)| peer.clone())

@@ -59,6 +59,7 @@ pub(crate) fn proposer(port: u16, leading: bool) -> AttachedPeer {
         ballot: leading.then_some(Ballot {
             round: 3,
             proposer: 77,
+            era: 0,
         }),
         chosen_to: 120,
         queued: 0,
@@ -82,6 +83,7 @@ pub(crate) fn cluster(attached: &[AttachedPeer]) -> ClusterReport {
     let member = |number: u8| Member {
         acceptor: uuid(number),
         address: format!("http://127.0.0.1:700{number}"),
+        name: String::new(),
     };
     let report = |number: u8| AcceptorReport {
         address: member(number).address.parse().unwrap(),
@@ -100,11 +102,14 @@ pub(crate) fn cluster(attached: &[AttachedPeer]) -> ClusterReport {
                 phase1: 2,
                 phase2: 2,
                 origin: None,
+                era: 0,
+                cluster_id: Default::default(),
             }),
             leadership: Some(Leadership {
                 promised: Some(Ballot {
                     round: 3,
                     proposer: 77,
+                    era: 0,
                 }),
                 address: "http://127.0.0.1:7101".to_owned(),
                 silent_ms: 20,

@@ -16,6 +16,7 @@ fn acceptor(number: u8) -> Result<RoleStatus, Cause> {
     let member = |number| Member {
         acceptor: uuid(number),
         address: address(&format!("a{number}")).to_string(),
+        name: String::new(),
     };
     let proposer = AttachRequest {
         role: Role::Proposer.into(),
@@ -32,6 +33,8 @@ fn acceptor(number: u8) -> Result<RoleStatus, Cause> {
             phase1: 3,
             phase2: 3,
             origin: None,
+            era: 0,
+            cluster_id: Default::default(),
         }),
         attached: vec![AttachedPeer {
             report: Some(proposer),

@@ -34,6 +34,8 @@ pub struct Write<'a> {
     /// Counters of other acceptors to raise to these values. Of each acceptor the store keeps the
     /// [`WITNESSED_RUNS_MAX`] runs with the highest counters.
     pub witnesses: &'a Witnesses,
+    /// The oldest protocol version whose callers are served after the commit.
+    pub least_version: u32,
 }
 
 impl Acceptor {
@@ -48,6 +50,7 @@ impl Acceptor {
             trimmed_to: self.trimmed_to,
             voted_to: self.voted_to,
             claimed_to: self.claimed_to,
+            least_version: self.least_version,
             rows: BTreeMap::new(),
             witnesses: self.unwritten_witnesses.clone(),
             needs_commit: false,
@@ -67,6 +70,7 @@ impl Acceptor {
             trimmed_to: group.trimmed_to,
             rows: &group.rows,
             witnesses: &group.witnesses,
+            least_version: group.least_version,
         })
     }
 
@@ -91,6 +95,7 @@ impl Acceptor {
         self.known_to = group.known_to;
         self.voted_to = group.voted_to;
         self.claimed_to = group.claimed_to;
+        self.least_version = group.least_version;
         if group.trimmed_to > self.trimmed_to {
             self.trimmed_to = group.trimmed_to;
             self.damaged = self.damaged.split_off(&group.trimmed_to);

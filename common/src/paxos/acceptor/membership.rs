@@ -185,7 +185,7 @@ fn conflict(stored: &Configuration, asked: &Configuration) -> FormRefusal {
         let members: Vec<_> = configuration
             .members()
             .iter()
-            .map(|(uuid, address)| format!("{uuid} at {address}"))
+            .map(|(uuid, member)| format!("{uuid} at {}", member.address))
             .collect();
         let quorums = configuration.quorums();
         let origin = configuration.origin().map_or_else(String::new, |origin| {

@@ -29,6 +29,8 @@ pub struct Recovered {
     pub trimmed_to: Slot,
     /// One past the highest row; at least `trimmed_to`.
     pub voted_to: Slot,
+    /// The oldest protocol version whose callers this acceptor serves, from 1.
+    pub least_version: u32,
     /// The rows at or above `known_to`.
     pub rows: BTreeMap<Slot, HeldRow>,
 }
@@ -45,6 +47,7 @@ impl Acceptor {
             known_to,
             trimmed_to,
             voted_to,
+            least_version,
             rows,
         } = recovered;
         Self {
@@ -59,6 +62,7 @@ impl Acceptor {
             trimmed_to,
             voted_to,
             claimed_to: known_to,
+            least_version,
             rows,
             damaged: Damaged::new(),
             witnesses: Witnesses::default(),

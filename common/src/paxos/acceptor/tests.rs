@@ -51,6 +51,7 @@ fn recovered() -> Recovered {
         known_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
         voted_to: Slot::ZERO,
+        least_version: 1,
         rows: BTreeMap::new(),
     }
 }

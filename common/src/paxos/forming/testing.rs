@@ -53,6 +53,7 @@ impl Acceptors {
                 known_to: Slot::ZERO,
                 trimmed_to: Slot::ZERO,
                 voted_to: Slot::ZERO,
+                least_version: 1,
                 rows: BTreeMap::new(),
             };
             (number, Acceptor::recover(recovered, RunNumber::default()))

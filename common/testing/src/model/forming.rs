@@ -175,6 +175,7 @@ fn blank(uuid: AcceptorUuid, membership: Membership) -> Acceptor {
         known_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
         voted_to: Slot::ZERO,
+        least_version: 1,
         rows: BTreeMap::new(),
     };
     Acceptor::recover(recovered, RunNumber::default())

@@ -132,6 +132,7 @@ fn acceptor_with(place: usize, membership: Membership) -> Acceptor {
         known_to: Slot::ZERO,
         trimmed_to: Slot::ZERO,
         voted_to: Slot::ZERO,
+        least_version: 1,
         rows: BTreeMap::new(),
     };
     Acceptor::recover(recovered, RunNumber::default())

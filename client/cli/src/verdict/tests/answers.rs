@@ -30,6 +30,7 @@ fn own_proposer(port: u16, leading: bool, linked: &[u8]) -> RoleReport<ProposerS
             ballot: leading.then_some(Ballot {
                 round: 4,
                 proposer: 77,
+                era: 0,
             }),
             chosen_to: 120,
             acceptors: linked.iter().map(link).collect(),

@@ -7,12 +7,15 @@ fn five_of_which_two_are_dead(status: &mut ClusterReport) {
     let member = |number: u8| Member {
         acceptor: vec![number; 16].into(),
         address: format!("http://127.0.0.1:700{number}"),
+        name: String::new(),
     };
     let configuration = Configuration {
         members: (1..=5).map(member).collect(),
         phase1: 3,
         phase2: 3,
         origin: None,
+        era: 0,
+        cluster_id: Default::default(),
     };
     for index in 0..3 {
         change(status, index, |answer| {

@@ -146,6 +146,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
     let next_ballot = pb::Ballot {
         round: promised.round + 1,
         proposer: OUR_PROPOSER,
+        era: 0,
     };
     match (method.parent_service().name(), method.name()) {
         ("Acceptor", "Form") => {
@@ -160,7 +161,9 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
             [
                 None,
                 Some(pb::form_request::Step::Store(configuration.clone())),
-                Some(pb::form_request::Step::Complete(configuration)),
+                Some(pb::form_request::Step::Complete(configuration.clone())),
+                Some(pb::form_request::Step::Install(configuration.clone())),
+                Some(pb::form_request::Step::Join(configuration)),
             ]
             .map(|step| {
                 let caller = caller.clone();
@@ -183,6 +186,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
             let stale = pb::Ballot {
                 round: 1,
                 proposer: 0,
+                era: 0,
             };
             [(stale, 1), (next_ballot, acceptor.voted_to + 64)]
                 .map(|(ballot, slot)| {

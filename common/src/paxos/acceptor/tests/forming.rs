@@ -110,7 +110,7 @@ fn the_same_list_with_other_quorums_is_another_cluster() {
         ..recovered()
     });
     let members = list.members().clone();
-    let flexible = Configuration::new(members, 3, 1).unwrap();
+    let flexible = Configuration::of_members(members, 3, 1).unwrap();
     let mut group = acceptor.core.group();
     assert!(matches!(
         acceptor.core.complete_configuration(&mut group, &flexible),
