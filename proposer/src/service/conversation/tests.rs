@@ -137,7 +137,8 @@ async fn deadline_is_kept_while_requests_never_pause() {
         }
         let (pending, reply) = waiting(input);
         reply.try_send((pending.request, chosen(number))).unwrap();
-        assert_eq!(talk.answer().await, (number, number));
+        // Like a driver, without a wait for the answer: the conversation may wait for room in the channel.
+        while talk.answers.try_recv().is_ok() {}
         advance(Duration::from_millis(1)).await;
     }
 }
