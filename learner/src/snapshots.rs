@@ -48,6 +48,13 @@ pub(crate) struct SnapshotFile {
 }
 
 impl SnapshotFile {
+    /// Takes over a whole file.
+    #[cfg(test)]
+    pub(crate) fn open(path: PathBuf, summary: SnapshotSummary) -> io::Result<Self> {
+        let file = Arc::new(fs::File::open(&path)?);
+        Ok(Self { path, file, summary })
+    }
+
     /// Reads a part, on a thread for blocking calls.
     ///
     /// # Errors
@@ -85,9 +92,9 @@ fn remove(path: &Path) {
 /// Why there is no snapshot.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum NoSnapshot {
-    #[error("this learner cannot make a snapshot: {0}")]
+    #[error("this learner cannot write its state to a file: {0}")]
     NotMade(String),
-    #[error("too many snapshots are wanted of this learner at a time")]
+    #[error("too many files of the state are wanted of this learner at a time")]
     Full,
     #[error("the learner is stopping")]
     Stopping,
@@ -221,10 +228,13 @@ impl SnapshotMaker {
     async fn make(&self) -> Result<SnapshotFile, ExportError> {
         let begun = Instant::now();
         let making = self.directory.join(MAKING);
-        let mut creating = File::options();
+        let mut creating = fs::File::options();
         let creating = creating.read(true).write(true).create(true).truncate(true);
-        let exported = match creating.open(&making).await {
-            Ok(mut out) => {
+        // The file is created and renamed between two awaits: a cancelled call would leave such work to a thread, and the
+        // file would appear after its removal.
+        let exported = match creating.open(&making) {
+            Ok(out) => {
+                let mut out = File::from_std(out);
                 let exported = self.log.export(&self.configuration, &mut out).await;
                 let file = Arc::new(out.into_std().await);
                 exported.map(|summary| (file, summary))
@@ -233,7 +243,7 @@ impl SnapshotMaker {
         };
         let (file, summary) = exported.inspect_err(|_| remove(&making))?;
         let path = self.directory.join(file_name(summary.header.to, &summary.sha256));
-        tokio::fs::rename(&making, &path).await?;
+        fs::rename(&making, &path).inspect_err(|_| remove(&making))?;
         tracing::info!(
             to = %summary.header.to, bytes = summary.bytes, registers = summary.footer.registers,
             took_ms = begun.elapsed().as_millis(),

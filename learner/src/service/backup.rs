@@ -6,12 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use paxos_common::service::server::Room;
+use paxos_common::{service::server::Room, snapshot::SnapshotSummary, wire::status::stopping};
 use paxos_proto::v1 as pb;
 use tokio::{
     sync::OwnedSemaphorePermit,
+    task::AbortHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{ServingState, streams::ResponseStream};
@@ -39,6 +41,8 @@ struct BackupTurn(Mutex<TurnState>);
 #[derive(Debug)]
 struct TurnState {
     permit: Result<OwnedSemaphorePermit, LostTurn>,
+    /// The task that makes the snapshot: ended with the right.
+    making: Option<AbortHandle>,
     /// The snapshot, once made: held no longer than the right.
     file: Option<Arc<SnapshotFile>>,
     moved_at: Instant,
@@ -71,6 +75,7 @@ impl BackupTurn {
     fn begin(permit: OwnedSemaphorePermit) -> Arc<Self> {
         let turn = Arc::new(Self(Mutex::new(TurnState {
             permit: Ok(permit),
+            making: None,
             file: None,
             moved_at: Instant::now(),
             ends_at: None,
@@ -79,26 +84,51 @@ impl BackupTurn {
         turn
     }
 
+    /// Lets a task make the snapshot. The task does not wait for the caller: a caller that takes nothing must keep neither the
+    /// made file nor whatever the snapshot is made of. The task ends with the returned handle.
+    fn make(
+        self: &Arc<Self>,
+        making: impl Future<Output = Result<Arc<SnapshotFile>, Status>> + Send + 'static,
+    ) -> AbortOnDropHandle<Result<SnapshotSummary, Status>> {
+        let turn = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            let snapshot = making.await?;
+            let turn = turn.upgrade().ok_or_else(stopping)?;
+            turn.hold(snapshot)
+        });
+        self.lock().making = Some(task.abort_handle());
+        AbortOnDropHandle::new(task)
+    }
+
     /// The caller takes the next message.
     fn moves(&self) -> Result<(), Status> {
         self.state().map(drop)
     }
 
     /// Holds the snapshot for as long as the right.
-    fn hold(&self, snapshot: Arc<SnapshotFile>) -> Result<(), Status> {
-        let mut state = self.state()?;
-        state.ends_at = Some(ends_at(state.moved_at, snapshot.summary.bytes));
+    fn hold(&self, snapshot: Arc<SnapshotFile>) -> Result<SnapshotSummary, Status> {
+        let summary = snapshot.summary.clone();
+        let mut state = self.lock();
+        if let Err(lost) = &state.permit {
+            return Err((*lost).into());
+        }
+        state.ends_at = Some(ends_at(Instant::now(), summary.bytes));
         state.file = Some(snapshot);
-        Ok(())
+        Ok(summary)
     }
 
-    /// The held file. The caller takes the next message.
-    fn file(&self) -> Result<Option<Arc<SnapshotFile>>, Status> {
-        Ok(self.state()?.file.clone())
+    /// Reads a part of the held file. The caller takes the next message. No handle of the file is left on return: the
+    /// caller may stall afterwards.
+    async fn read(&self, at: u64, len: usize) -> Result<Bytes, Status> {
+        let file = self.state()?.file.clone();
+        let file = file.ok_or_else(|| not_read(&"the file is closed"))?;
+        let part = file.read_part(at, len).await;
+        part.map_err(|error| not_read(&error))
     }
 
+    /// The state of a turn that the caller still has. The caller takes the next message.
     fn state(&self) -> Result<MutexGuard<'_, TurnState>, Status> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if let Err(lost) = &state.permit {
             return Err((*lost).into());
         }
@@ -106,12 +136,19 @@ impl BackupTurn {
         Ok(state)
     }
 
+    fn lock(&self) -> MutexGuard<'_, TurnState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends the right of a stalled or slow caller. Returns the time of the next look; `None` after the end.
     fn look(&self) -> Option<Instant> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let (next, lost) = end_of_turn(state.moved_at, state.ends_at);
         if next > Instant::now() {
             return Some(next);
+        }
+        if let Some(making) = state.making.take() {
+            making.abort();
         }
         state.file = None;
         state.permit = Err(lost);
@@ -156,7 +193,7 @@ impl ServingState {
         let written = writing.map_err(|_| late("could not write the log to its disk"))?;
         written.map_err(|LearningEnded| self.ended())?;
         let making = timeout(SNAPSHOT_WAIT_MAX, self.snapshots.snapshot(to)).await;
-        Ok(making.map_err(|_| late("could not make a snapshot"))??)
+        Ok(making.map_err(|_| late("could not make the backup"))??)
     }
 }
 
@@ -166,11 +203,18 @@ pub(super) fn stream(
     permit: OwnedSemaphorePermit,
     room: Room,
 ) -> ResponseStream<pb::BackupResponse> {
+    answers(async move { opened.make_snapshot().await }, permit, room)
+}
+
+fn answers(
+    making: impl Future<Output = Result<Arc<SnapshotFile>, Status>> + Send + 'static,
+    permit: OwnedSemaphorePermit,
+    room: Room,
+) -> ResponseStream<pb::BackupResponse> {
     let turn = BackupTurn::begin(permit);
+    let mut making = turn.make(making);
     Box::pin(async_stream::try_stream! {
-        // The state is dropped once the snapshot is made: a caller that takes nothing must not keep the state.
-        let mut making = Box::pin(async move { opened.make_snapshot().await });
-        let snapshot = loop {
+        let summary = loop {
             let made = tokio::select! {
                 // Cancel safe: polled again.
                 made = &mut making => Some(made),
@@ -179,12 +223,10 @@ pub(super) fn stream(
             };
             turn.moves()?;
             if let Some(made) = made {
-                break made?;
+                break made.map_err(|_| stopping())??;
             }
             yield pb::BackupResponse::default();
         };
-        let summary = snapshot.summary.clone();
-        turn.hold(snapshot)?;
         yield pb::BackupResponse {
             id: Some(pb::SnapshotId {
                 to: summary.header.to.get(),
@@ -203,9 +245,8 @@ pub(super) fn stream(
                 }
                 room.take(PART_BYTES).await;
             }
-            let file = turn.file()?.ok_or_else(|| not_read(&"the file is closed"))?;
             let left = usize::try_from(summary.bytes - at).unwrap_or(usize::MAX);
-            let data = file.read_part(at, left.min(PART_BYTES)).await.map_err(|error| not_read(&error))?;
+            let data = turn.read(at, left.min(PART_BYTES)).await?;
             at += data.len() as u64;
             let part = pb::BackupResponse { id: None, data };
             room.built(&part);
@@ -217,9 +258,9 @@ pub(super) fn stream(
 
 /// UNAVAILABLE, because another learner may be able to answer.
 fn not_read(error: &dyn std::fmt::Display) -> Status {
-    tracing::warn!(%error, "cannot read a snapshot file");
+    tracing::warn!(%error, "cannot read the file of a backup");
     Status::unavailable(format!(
-        "cannot read the snapshot file: {error}; retry, here or at another learner"
+        "cannot read the file of the backup: {error}; retry, here or at another learner"
     ))
 }
 
@@ -231,7 +272,72 @@ impl From<NoSnapshot> for Status {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use futures::StreamExt as _;
+    use paxos_test_values::{acceptor, cluster_of_one, slot, snapshot_file};
+    use tokio::sync::Semaphore;
+
     use super::*;
+
+    /// Answers of a backup of some parts, with the directory of its file, and the places for backups.
+    fn begun() -> (
+        tempfile::TempDir,
+        Arc<Semaphore>,
+        ResponseStream<pb::BackupResponse>,
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&places).try_acquire_owned().unwrap();
+        let (summary, content) = snapshot_file(&cluster_of_one(acceptor(1)), slot(9), 4 * PART_BYTES);
+        let path = directory.path().join("file");
+        fs::write(&path, content).unwrap();
+        let making = async move {
+            // The caller waits for some messages without content.
+            sleep(PROGRESS_INTERVAL * 5 / 2).await;
+            Ok(Arc::new(SnapshotFile::open(path, summary).unwrap()))
+        };
+        let answers = answers(making, permit, Room::default());
+        (directory, places, answers)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stalled_caller_keeps_neither_the_turn_nor_the_file() {
+        // Before the first message, while the file is made, after its name, and after two parts.
+        for taken in [0, 2, 3, 5] {
+            let (directory, places, mut answers) = begun();
+            let file = directory.path().join("file");
+            for _ in 0..taken {
+                answers.next().await.unwrap().unwrap();
+            }
+            assert_eq!(places.available_permits(), 0);
+            sleep(STALL_MAX - Duration::from_secs(1)).await;
+            assert!(file.exists() && places.available_permits() == 0, "{taken}");
+            sleep(Duration::from_secs(2)).await;
+            assert_eq!(places.available_permits(), 1, "{taken}");
+            assert!(!file.exists(), "the file is kept after {taken} messages");
+            let mut ended = answers.collect::<Vec<_>>().await;
+            let status = ended.pop().unwrap().unwrap_err();
+            assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{taken}: {status}");
+            assert!(status.message().ends_with("begin again"), "{taken}: {status}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn caller_that_takes_parts_with_pauses_gets_the_whole_file() {
+        let (directory, places, mut answers) = begun();
+        let path = directory.path().join("file");
+        let expected = fs::read(&path).unwrap();
+        let mut found = Vec::new();
+        while let Some(part) = answers.next().await {
+            found.extend_from_slice(&part.unwrap().data);
+            sleep(Duration::from_secs(9)).await;
+        }
+        assert!(found == expected, "{} of {} bytes", found.len(), expected.len());
+        drop(answers);
+        assert_eq!(places.available_permits(), 1);
+        assert!(!path.exists());
+    }
 
     #[test]
     fn caller_that_takes_little_at_a_time_keeps_the_turn_for_a_bounded_time() {

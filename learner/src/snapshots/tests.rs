@@ -1,6 +1,6 @@
 //! Files made from a store: whole, consistent beside a writer, reused, and removed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, pin::Pin, task::Poll};
 
 use bytes::Bytes;
 use paxos_common::{
@@ -323,6 +323,56 @@ async fn file_in_the_making_is_given_up_when_the_caller_goes() {
     assert_eq!(disk.files(), [name_of(&file.summary)]);
     shutdown.begin();
     running.await.unwrap().unwrap();
+}
+
+/// A call given up after some polls: the future is dropped at this point of its work.
+async fn polled<F: Future + Unpin>(mut call: F, polls: usize) -> Option<F::Output> {
+    let mut done = 0;
+    futures::future::poll_fn(|context| {
+        if done == polls {
+            return Poll::Ready(None);
+        }
+        done += 1;
+        Pin::new(&mut call).poll(context).map(Some)
+    })
+    .await
+}
+
+#[test]
+fn call_given_up_at_any_point_leaves_no_file() {
+    // A single thread for blocking work: once a later piece of work is done, all earlier work is done.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut disk = Disk::new().await;
+        disk.write(100, 100).await;
+        let (_, maker) = disk.maker();
+        // The work of threads at the time of the removal: not begun, or done.
+        for is_done in [false, true] {
+            let mut polls = 1;
+            while polled(Box::pin(maker.make()), polls).await.is_none() {
+                if is_done {
+                    spawn_blocking(|| {}).await.unwrap();
+                }
+                remove(&disk.directory.path().join(MAKING));
+                spawn_blocking(|| {}).await.unwrap();
+                assert_eq!(disk.files(), [] as [String; 0], "given up after {polls} polls");
+                polls += 1;
+            }
+            assert!(polls > 2, "{polls}");
+        }
+        // A file that cannot get its name.
+        let file = maker.make().await.unwrap();
+        let path = file.path.clone();
+        drop(file);
+        fs::create_dir(&path).unwrap();
+        maker.make().await.unwrap_err();
+        assert_eq!(disk.files().len(), 1, "{:?}", disk.files());
+        assert!(path.is_dir());
+    });
 }
 
 #[tokio::test]
