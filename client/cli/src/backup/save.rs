@@ -1,4 +1,4 @@
-//! Receives a snapshot and saves the file.
+//! Receives a backup and saves the file.
 
 use std::{
     ffi::OsString,
@@ -6,6 +6,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -30,7 +31,7 @@ use crate::key::read_failure;
 pub(super) async fn save(client: &Client, file: &Path) -> Result<SnapshotSummary, Failure> {
     // Before a learner works.
     let partial = PartialFile::create(file)?;
-    let waiting = progress("waiting for a snapshot", 0);
+    let waiting = progress("waiting for a learner", 0);
     let backup = client.backup().await.map_err(read_failure)?;
     waiting.finish_and_clear();
     receive(backup, partial).await
@@ -39,7 +40,7 @@ pub(super) async fn save(client: &Client, file: &Path) -> Result<SnapshotSummary
 async fn receive(mut backup: Backup, mut partial: PartialFile) -> Result<SnapshotSummary, Failure> {
     let mut decoder = SnapshotDecoder::new(None);
     let bar = progress("saving", backup.bytes());
-    let unverified = |error| refused(Path::new("the snapshot of the learner"), error);
+    let unverified = |error| refused(Path::new("the backup from the learner"), error);
     let interrupted = |cause| {
         Failure::unavailable(anyhow::anyhow!(
             "the backup broke off: {cause}; try again; `paxos status` shows what is wrong"
@@ -48,24 +49,25 @@ async fn receive(mut backup: Backup, mut partial: PartialFile) -> Result<Snapsho
     while let Some(part) = backup.next().await.map_err(interrupted)? {
         verify(&mut decoder, &part).map_err(unverified)?;
         bar.inc(part.len() as u64);
-        partial = partial.write(part).await?;
+        partial.write(part).await?;
     }
     bar.finish_and_clear();
     let summary = decoder.finish().map_err(unverified)?;
     if (summary.sha256, summary.header.to) != (*backup.sha256(), backup.to()) {
         return Err(Failure::storage(anyhow::anyhow!(
-            "the learner sent another snapshot than announced: try again"
+            "the learner sent another backup than announced: try again"
         )));
     }
     partial.finish().await?;
     Ok(summary)
 }
 
-/// `FILE.partial`, removed when dropped before [`finish`](Self::finish).
+/// `FILE.partial`, removed when dropped before [`finish`](Self::finish). A signal drops the file while a thread may still
+/// write to it: the thread has the open file alone, and never the name.
 #[derive(Debug)]
 struct PartialFile {
     /// Locked while in use.
-    open: File,
+    open: Arc<File>,
     partial: PathBuf,
     file: PathBuf,
     is_finished: bool,
@@ -154,7 +156,7 @@ impl PartialFile {
             let taken = match create_new(&partial) {
                 Ok(open) if is_own(&open, &partial).map_err(failed)? => {
                     return Ok(Self {
-                        open,
+                        open: Arc::new(open),
                         file: file.to_owned(),
                         partial,
                         is_finished: false,
@@ -176,34 +178,94 @@ impl PartialFile {
         )))
     }
 
-    async fn write(self, part: Bytes) -> Result<Self, Failure> {
-        self.blocking(move |this| this.open.write_all(&part)).await
+    async fn write(&mut self, part: Bytes) -> Result<(), Failure> {
+        let open = Arc::clone(&self.open);
+        self.blocking(move || (&*open).write_all(&part)).await
     }
 
     /// Makes the content durable, and gives the file its name.
-    async fn finish(self) -> Result<(), Failure> {
-        self.blocking(|this| {
-            this.open.sync_all()?;
-            fs::rename(&this.partial, &this.file)?;
-            this.is_finished = true;
-            sync_name(&this.file)
-        })
-        .await
-        .map(drop)
+    ///
+    /// # Cancel safety
+    /// Safe: then the file is removed, or is whole under its name.
+    async fn finish(mut self) -> Result<(), Failure> {
+        let open = Arc::clone(&self.open);
+        self.blocking(move || open.sync_all()).await?;
+        // Between two awaits: a thread would give the file its name after the removal of the part.
+        let renamed = fs::rename(&self.partial, &self.file);
+        renamed.map_err(|error| self.failed(error))?;
+        self.is_finished = true;
+        let file = self.file.clone();
+        self.blocking(move || sync_name(&file)).await
     }
 
-    async fn blocking(
-        mut self,
-        work: impl FnOnce(&mut Self) -> io::Result<()> + Send + 'static,
-    ) -> Result<Self, Failure> {
-        let worked = spawn_blocking(move || match work(&mut self) {
-            Ok(()) => Ok(self),
-            Err(error) => Err(Failure::storage(
-                anyhow::Error::new(error).context(format!("write {}", self.partial.display())),
-            )),
+    async fn blocking(&self, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), Failure> {
+        let worked = spawn_blocking(work).await;
+        let worked = worked.map_err(|error| Failure::internal(anyhow::Error::new(error)))?;
+        worked.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: io::Error) -> Failure {
+        Failure::storage(anyhow::Error::new(error).context(format!("write {}", self.partial.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Poll};
+
+    use super::*;
+
+    #[test]
+    fn file_given_up_at_any_point_is_gone_or_whole_although_threads_go_on() {
+        // A thread for blocking work that starts its work late: the process may end before.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            for polls in 1.. {
+                let directory = tempfile::tempdir().unwrap();
+                let file = directory.path().join("saved");
+                let mut saving = Box::pin(async {
+                    let mut partial = PartialFile::create(&file)?;
+                    partial.write("part".into()).await?;
+                    partial.finish().await
+                });
+                let (release, released) = std::sync::mpsc::channel::<()>();
+                let (mut released, mut held, mut done) = (Some(released), None, 0);
+                let saved = poll_fn(|context| {
+                    done += 1;
+                    if done == polls {
+                        let released = released.take().unwrap();
+                        held = Some(spawn_blocking(move || released.recv()));
+                    }
+                    match saving.as_mut().poll(context) {
+                        Poll::Ready(saved) => Poll::Ready(Some(saved)),
+                        Poll::Pending if done == polls => Poll::Ready(None),
+                        Poll::Pending => Poll::Pending,
+                    }
+                });
+                let saved = saved.await;
+                drop(saving);
+                let names: Vec<_> = fs::read_dir(directory.path())
+                    .unwrap()
+                    .map(|entry| entry.unwrap().file_name())
+                    .collect();
+                let whole = names == ["saved"] && fs::read(&file).unwrap() == b"part";
+                assert!(names.is_empty() || whole, "after {polls} polls: {names:?}");
+                // The work of threads brings nothing back.
+                if let Some(held) = held {
+                    release.send(()).unwrap();
+                    held.await.unwrap().unwrap();
+                }
+                spawn_blocking(|| {}).await.unwrap();
+                assert_eq!(fs::read_dir(directory.path()).unwrap().count(), names.len());
+                if let Some(saved) = saved {
+                    saved.unwrap();
+                    assert!(whole && polls > 2, "{polls}");
+                    return;
+                }
+            }
         });
-        worked
-            .await
-            .map_err(|error| Failure::internal(anyhow::Error::new(error)))?
     }
 }
