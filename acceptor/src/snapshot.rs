@@ -105,13 +105,13 @@ impl SnapshotFiles {
 
     /// Records whether a file is sound.
     fn found(&self, id: SnapshotId, is_sound: bool) {
-        let mut damaged = self.lock_damaged();
-        let is_known = damaged.contains(&id);
-        if is_sound {
-            damaged.retain(|other| *other != id);
-        } else if !is_known {
-            damaged.push(id);
-            drop(damaged);
+        let news = enter(&mut self.lock_damaged(), id, is_sound);
+        self.report(id, news);
+    }
+
+    /// Logs a file that is damaged since now.
+    fn report(&self, id: SnapshotId, is_news: bool) {
+        if is_news {
             warn!(
                 file = %self.path(id).display(), to = id.to.get(),
                 "this snapshot file is missing or has wrong bytes. Check this disk. A member of a cluster goes on voting, and \
@@ -120,9 +120,14 @@ impl SnapshotFiles {
         }
     }
 
-    /// A recorded file is missing, and counts as damaged from now on.
-    pub(crate) fn missing(&self, id: SnapshotId) {
-        self.found(id, false);
+    /// A file is missing, and counts as damaged from now on if a record names the file; returns whether one does.
+    pub(crate) fn missing(&self, id: SnapshotId, is_recorded: impl Fn() -> bool) -> bool {
+        let mut damaged = self.lock_damaged();
+        let is_damage = is_recorded();
+        let news = is_damage && enter(&mut damaged, id, false);
+        drop(damaged);
+        self.report(id, news);
+        is_damage
     }
 
     /// The snapshot that arrives now, with the number of received bytes.
@@ -160,17 +165,33 @@ impl SnapshotFiles {
     /// # Cancel safety
     /// Safe: then nothing is recorded.
     pub(crate) async fn check(&self, id: SnapshotId, is_recorded: impl Fn() -> bool) -> io::Result<bool> {
-        let read = loop {
+        loop {
             let arrived = self.arrived.load(Ordering::Acquire);
             let read = match File::open(self.path(id)).await {
                 Ok(file) => is_sound(file, id).await,
                 Err(error) => Err(error),
             };
-            // A file that arrived meanwhile may have taken the place of the file that was read.
-            if self.arrived.load(Ordering::Acquire) == arrived {
-                break read;
+            if let Some(is_sound) = self.checked(id, read, arrived, &is_recorded)? {
+                return Ok(is_sound);
             }
-        };
+        }
+    }
+
+    /// Records the result of a check that began when this many files had arrived; returns whether the file is sound. None
+    /// after another arrival: the new file may have taken the place of the file that was read.
+    fn checked(
+        &self,
+        id: SnapshotId,
+        read: io::Result<bool>,
+        arrived: u64,
+        is_recorded: impl Fn() -> bool,
+    ) -> io::Result<Option<bool>> {
+        // Under one lock with the change of the list. An arrival is counted first, and enters its sound file in the list
+        // afterwards. A removed file loses its record first, and leaves the list afterwards.
+        let mut damaged = self.lock_damaged();
+        if self.arrived.load(Ordering::Acquire) != arrived {
+            return Ok(None);
+        }
         let is_sound = match read {
             Ok(is_sound) => is_sound,
             Err(error) if error.kind() == ErrorKind::NotFound => false,
@@ -178,10 +199,10 @@ impl SnapshotFiles {
             Err(error) => return Err(error),
         };
         self.lock_unread().retain(|(other, _)| *other != id);
-        if is_sound || is_recorded() {
-            self.found(id, is_sound);
-        }
-        Ok(is_sound)
+        let news = (is_sound || is_recorded()) && enter(&mut damaged, id, is_sound);
+        drop(damaged);
+        self.report(id, news);
+        Ok(Some(is_sound))
     }
 
     /// Counts a failed read; returns whether the file counts as damaged from now on.
@@ -223,6 +244,17 @@ impl SnapshotFiles {
             Err(error) => warn!(%error, file = %path.display(), "cannot remove a snapshot file"),
         }
     }
+}
+
+/// Enters a damaged file in the list, or removes a sound file from the list. Returns whether the file is damaged since now.
+fn enter(damaged: &mut Vec<SnapshotId>, id: SnapshotId, is_sound: bool) -> bool {
+    let is_known = damaged.contains(&id);
+    if is_sound {
+        damaged.retain(|other| *other != id);
+    } else if !is_known {
+        damaged.push(id);
+    }
+    !is_sound && !is_known
 }
 
 fn remove_unrecorded(directory: &Path, recorded: &KeptSnapshots) -> io::Result<()> {

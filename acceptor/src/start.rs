@@ -68,7 +68,7 @@ impl Starter<'_> {
 
         let files = SnapshotFiles::open(&path, &store.snapshots());
         if let Some(id) = damaged_seed {
-            files.missing(id);
+            files.missing(id, || true);
         }
         let retain_bytes = config.retain_bytes;
         let snapshots = Arc::new(Snapshots::new(files, retain_bytes, config.restart_max));

@@ -44,12 +44,12 @@ impl<R: Reader> Inner<R> {
             };
             match self.snapshots.files.read(id).await {
                 Ok(Some(file)) => return Ok((id, file)),
-                // A trim has removed the file just now.
-                Err(error) if error.kind() == ErrorKind::NotFound && self.is_replaced(id) => {}
                 Ok(None) => return Err(unreadable("the file is damaged")),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.snapshots.files.missing(id);
-                    return Err(unreadable("the file is missing"));
+                    // Otherwise a trim has removed the file just now.
+                    if self.snapshots.files.missing(id, || !self.is_replaced(id)) {
+                        return Err(unreadable("the file is missing"));
+                    }
                 }
                 Err(error) => return Err(unreadable(&error.to_string())),
             }

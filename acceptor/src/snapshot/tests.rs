@@ -164,6 +164,34 @@ async fn check_of_a_damaged_file_does_not_condemn_the_file_that_arrives_meanwhil
 }
 
 #[tokio::test]
+async fn result_of_a_check_counts_only_for_a_file_that_nothing_has_replaced_or_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (id, content) = file(7, 4000);
+    let files = open(&directory, &[]);
+    // The damaged file has been read. Before the result is recorded, a sound file arrives.
+    let begun = files.arrived.load(Ordering::Acquire);
+    drop(sent(&files, id, &content).await.unwrap());
+    assert_eq!(files.checked(id, Ok(false), begun, || true).unwrap(), None);
+    assert_eq!(files.damaged(), []);
+    let begun = files.arrived.load(Ordering::Acquire);
+    assert_eq!(files.checked(id, Ok(true), begun, || true).unwrap(), Some(true));
+    // A file leaves the list after its record is gone. So no removal may come between the look at the records and the
+    // change of the list.
+    let is_recorded = || {
+        assert!(files.damaged.try_lock().is_err(), "the list may change meanwhile");
+        false
+    };
+    assert_eq!(
+        files.checked(id, Ok(false), begun, is_recorded).unwrap(),
+        Some(false)
+    );
+    assert!(!files.missing(id, is_recorded));
+    assert_eq!(files.damaged(), []);
+    assert!(files.missing(id, || true));
+    assert_eq!(files.damaged(), [id]);
+}
+
+#[tokio::test]
 async fn file_without_space_on_the_disk_is_refused_before_the_first_byte() {
     let directory = tempfile::tempdir().unwrap();
     let files = open(&directory, &[]);
