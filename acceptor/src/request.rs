@@ -10,6 +10,7 @@ use paxos_common::{
         identity::Stamp,
         message::{AcceptAnswer, Prepare, PrepareAnswer},
         quorum::Configuration,
+        slot::Slot,
     },
     trace::SpanContext,
     wire::AcceptReply,
@@ -133,7 +134,26 @@ impl TakenRequest {
     }
 }
 
+impl TakenRequest {
+    /// One past the highest proposed slot; 0 without a proposal.
+    pub(crate) fn proposed_to(&self) -> Slot {
+        let highest = match self {
+            Self::Accept(message) => message.accept.proposals.last().map(|(slot, _)| slot.next()),
+            Self::Form { .. } | Self::Prepare { .. } => None,
+        };
+        highest.unwrap_or_default()
+    }
+}
+
 impl Release {
+    /// Whether proposals are turned away for lack of space.
+    pub(crate) fn lacks_space(&self) -> bool {
+        match self {
+            Self::Accept { answer, .. } => matches!(answer, AcceptAnswer::NoSpace),
+            Self::Form(..) | Self::Prepare { .. } => false,
+        }
+    }
+
     /// Outcome of the request's claim, once.
     pub(crate) fn settle(&mut self) -> Option<(Claimed, Settlement)> {
         match self {

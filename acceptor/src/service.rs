@@ -38,7 +38,7 @@ use crate::{
     request::{NoSpace, QueuedRequest},
     shared::Shared,
     store::{Reader, StoreError},
-    trim_policy::RetainBytes,
+    trim_policy::{Hindrance, RetainBytes},
     trim_task::Snapshots,
 };
 
@@ -447,6 +447,7 @@ impl<R: Reader> Acceptor for Service<R> {
                 RetainBytes::AtLeast(bytes) => bytes,
                 RetainBytes::All => u64::MAX,
             },
+            waits_for_person: waits_for.as_ref().is_some_and(Hindrance::needs_person),
             waits_for: waits_for
                 .map(|hindrance| hindrance.to_string())
                 .unwrap_or_default(),

@@ -38,6 +38,8 @@ pub(crate) struct Published {
     pub(crate) snapshots: KeptSnapshots,
     /// The cap on trims: leaders have reported every slot below as chosen.
     pub(crate) trim_cap: Slot,
+    /// One past the highest slot whose proposal was turned away for lack of space since the cap last moved; 0 without one.
+    pub(crate) turned_away_to: Slot,
     /// Trimmed rows may be left in the file.
     pub(crate) is_sweeping: bool,
 }
@@ -88,6 +90,7 @@ impl Shared {
                 no_space: false,
                 snapshots: KeptSnapshots::default(),
                 trim_cap: core.trim_cap(),
+                turned_away_to: Slot::ZERO,
                 is_sweeping: true,
             }),
             formed: core.formed_cluster().map_or_else(OnceLock::new, OnceLock::from),
@@ -179,6 +182,12 @@ impl Shared {
         self.lock().no_space = !has_space;
     }
 
+    /// Shows that proposals for slots below `to` were turned away for lack of space.
+    pub(crate) fn show_turned_away(&self, to: Slot) {
+        let mut published = self.lock();
+        published.turned_away_to = published.turned_away_to.max(to);
+    }
+
     /// Shows the recorded snapshot files.
     pub(crate) fn show_snapshots(&self, snapshots: KeptSnapshots) {
         self.lock().snapshots = snapshots;
@@ -196,7 +205,10 @@ impl Shared {
         published.chosen_to = core.chosen_to();
         published.known_to = core.known_to();
         published.trimmed_to = core.trimmed_to();
-        published.trim_cap = core.trim_cap();
+        if published.trim_cap != core.trim_cap() {
+            published.trim_cap = core.trim_cap();
+            published.turned_away_to = Slot::ZERO;
+        }
         published.voted_to = core.voted_to();
         let damaged_rows = core.damaged_rows() as u64;
         if damaged_rows == 0 && published.damaged_rows > 0 {

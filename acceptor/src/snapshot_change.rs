@@ -37,11 +37,23 @@ pub(crate) enum SnapshotChange {
         id: SnapshotId,
         answer: oneshot::Sender<ChangeOutcome>,
     },
-    /// Deletes the record of a suspect waiting snapshot. Returns the file of the record.
+    /// Deletes the record of a waiting snapshot that must not be trimmed to. Returns the file of the record.
     Forget {
         id: SnapshotId,
+        reason: ForgetReason,
         answer: oneshot::Sender<ChangeOutcome>,
     },
+}
+
+/// Why a waiting snapshot is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ForgetReason {
+    /// Digests of learners differed while the snapshot waited.
+    #[error("digests of learners differed, so the snapshot might come from the wrong learner")]
+    Suspect,
+    /// The snapshot has ended above the cap for too long. The worker looks at the cap again: a claim may have arrived since.
+    #[error("the snapshot ended above the slots of all leaders for a minute")]
+    AboveCap,
 }
 
 /// Why nothing was recorded or trimmed.
@@ -56,6 +68,9 @@ pub(crate) enum SnapshotUnchanged {
     /// Another file waits, or none.
     #[error("the snapshot file to slot {0} does not wait: another file waits, or none")]
     NotWaiting(Slot),
+    /// A leader has reported the slots of the snapshot as chosen meanwhile.
+    #[error("the snapshot file to slot {0} is not above the cap any more: the snapshot waits on")]
+    BelowCap(Slot),
     /// The disk has too little free space even for trims.
     #[error("too little space is left on the disk, even for a trim")]
     NoSpace,

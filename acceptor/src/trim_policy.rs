@@ -21,10 +21,16 @@
 //! counts, with the last report.
 //!
 //! A waiting snapshot above the cap for a minute counts for nothing, and the acceptor forgets the snapshot: a forged claim
-//! had raised the cap. Only time with a leader counts: without a leader the cap does not move, and after a restart the
-//! record of the snapshot stands for the claim of the leader before, so that a full acceptor can trim. An acceptor on a
-//! full disk that keeps the whole log is not lifted. An acceptor low on space forgets no such snapshot: a new leader may
-//! claim less than the leader before, and a later claim lets the acceptor trim to the snapshot.
+//! had raised the cap. This holds for a damaged file too: at the next start the record would raise the cap again. Only time
+//! with a leader counts: without a leader the cap does not move, and after a restart the record of the snapshot stands for
+//! the claim of the leader before, so that a full acceptor can trim. An acceptor on a full disk that keeps the whole log is
+//! not lifted.
+//!
+//! An acceptor low on space forgets no such snapshot: a new leader may claim less than the leader before. Usually a later
+//! claim lets the acceptor trim to the snapshot. If a majority is full, no leader gets further: the acceptor has turned away
+//! a proposal at or above the cap, and the cap has stood still for a minute since, or no leader is left. Then the record
+//! stands for the earlier claim as after a restart, and the acceptor trims. A leader that only has nothing to order proves
+//! nothing: then the acceptor waits.
 //!
 //! A snapshot that waits while digests differ is *suspect*: the snapshot may come from the wrong learner. A suspect
 //! snapshot counts for nothing, also once the learners agree again, and the acceptor forgets the snapshot. No snapshot is
@@ -34,7 +40,10 @@ use std::time::{Duration, Instant};
 
 use paxos_common::paxos::slot::Slot;
 
-use crate::store::snapshots::{KeptSnapshots, SnapshotId};
+use crate::{
+    snapshot_change::ForgetReason,
+    store::snapshots::{KeptSnapshots, SnapshotId},
+};
 
 mod digests;
 mod hindrance;
@@ -97,6 +106,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) cap: Slot,
     /// A leader is heard.
     pub(crate) has_leader: bool,
+    /// A proposal at or above the cap was turned away for lack of space, and the cap has not moved since.
+    pub(crate) is_leader_stuck: bool,
     /// The disk is low on space.
     pub(crate) is_low: bool,
     /// The recorded snapshots.
@@ -136,7 +147,7 @@ pub(crate) struct TrimDecision {
     /// The waiting snapshot counts for nothing: it has ended above the cap for too long, or is suspect.
     pub(crate) ignores_waiting: bool,
     /// The waiting snapshot that is suspect, or has ended above the cap for too long: its record and its file go.
-    pub(crate) forget: Option<SnapshotId>,
+    pub(crate) forget: Option<(SnapshotId, ForgetReason)>,
     /// Digests of learners differ below this slot, or differed and do not agree again yet: no snapshot is recorded.
     pub(crate) differ_below: Option<Slot>,
 }
@@ -151,6 +162,8 @@ pub(crate) struct TrimPolicy {
     begun: Option<Instant>,
     /// The sound watermark, and the time of its last move.
     moved: Option<(Slot, Instant)>,
+    /// The cap, and the time of its last move.
+    cap_moved: Option<(Slot, Instant)>,
     differences: Differences,
     /// The waiting snapshot, with the fewest bytes of the log since its arrival. The record may have more: the log of a
     /// sweep in progress.
@@ -190,6 +203,7 @@ impl TrimPolicy {
             restart_max,
             begun: None,
             moved: None,
+            cap_moved: None,
             differences: Differences::default(),
             begun_at: None,
             above_cap: None,
@@ -214,21 +228,19 @@ impl TrimPolicy {
         };
         let above = self.wanted_above(facts).filter(|_| forbidden.is_none());
         let wish = if let Some(above) = above {
-            self.ask(above, facts)
+            Some(self.ask(above, facts))
         } else {
             self.asked = None;
             self.last_asked = None;
             None
         };
-        let waits_for = match (&trim, above) {
+        let waits_for = match (&trim, &wish) {
             (Ok(_), _) => None,
             (Err(_), _) if facts.is_arriving && forbidden.is_none() => Some(Hindrance::Arrival),
-            (Err(_), Some(above)) => Some(wish.map_or(Hindrance::NoLearner { above }, |wish| {
-                let SnapshotWish { peer, above } = wish;
-                Hindrance::Answer { peer, above }
-            })),
-            (Err(hindrance), None) => Some(hindrance.clone()),
+            (Err(_), Some(Ok(wish))) => Some(answer(*wish, facts)),
+            (Err(_), Some(Err(hindrance))) | (Err(hindrance), None) => Some(hindrance.clone()),
         };
+        let wish = wish.and_then(Result::ok);
         let is_lifted = forbidden.is_none() && self.is_behind(facts);
         TrimDecision {
             wish,
@@ -236,11 +248,17 @@ impl TrimPolicy {
             waits_for,
             lift_above: is_lifted.then_some(facts.chosen_to),
             ignores_waiting: self.stuck(facts).is_some() || self.suspect.is_some(),
-            forget: self
-                .suspect
-                .or_else(|| self.stuck(facts).filter(|_| !facts.is_low)),
+            forget: self.forget(facts),
             differ_below,
         }
+    }
+
+    fn forget(&self, facts: &Facts<'_>) -> Option<(SnapshotId, ForgetReason)> {
+        if let Some(id) = self.suspect {
+            return Some((id, ForgetReason::Suspect));
+        }
+        let stuck = self.stuck(facts).filter(|_| !facts.is_low);
+        stuck.map(|id| (id, ForgetReason::AboveCap))
     }
 
     /// Remembers a snapshot that waits while digests differ.
@@ -259,16 +277,18 @@ impl TrimPolicy {
         if self.moved.is_none_or(|(slot, _)| slot != facts.chosen_to) {
             self.moved = Some((facts.chosen_to, facts.now));
         }
+        if self.cap_moved.is_none_or(|(slot, _)| slot != facts.cap) {
+            self.cap_moved = Some((facts.cap, facts.now));
+        }
         self.begun_at = self.waiting(facts).map(|(waiting, recorded)| {
             let known = self.begun_at.filter(|(id, _)| *id == waiting);
             let known = known.map_or(recorded, |(_, bytes)| bytes);
             (waiting, facts.log_bytes.unwrap_or(known).min(known))
         });
-        // Without a leader the cap does not move.
-        let above = self
-            .waiting(facts)
-            .filter(|(id, _)| facts.has_leader && id.to > facts.cap);
-        self.above_cap = above.map(|(waiting, _)| {
+        // Without a leader the cap does not move. A damaged file counts too: its record raises the cap at the next start.
+        let waiting = facts.snapshots.waiting.map(|waiting| waiting.id);
+        let above = waiting.filter(|id| facts.has_leader && id.to > facts.cap);
+        self.above_cap = above.map(|waiting| {
             let known = self.above_cap.filter(|(id, _)| *id == waiting);
             known.unwrap_or((waiting, facts.now))
         });
@@ -287,7 +307,7 @@ impl TrimPolicy {
                 },
             });
         };
-        if waiting.to > facts.cap {
+        if waiting.to > facts.cap && !self.record_stands_for_claim(facts) {
             return Err(Hindrance::Cap { to: waiting.to });
         }
         let lifts = waiting.to > facts.chosen_to && self.is_behind(facts);
@@ -341,7 +361,17 @@ impl TrimPolicy {
     /// The waiting snapshot, if it has ended above the cap for too long.
     fn stuck(&self, facts: &Facts<'_>) -> Option<SnapshotId> {
         let (id, since) = self.above_cap?;
-        (facts.now.saturating_duration_since(since) >= ABOVE_CAP_MAX).then_some(id)
+        let is_trimmed_to = self.record_stands_for_claim(facts) && !facts.is_damaged(id);
+        (facts.now.saturating_duration_since(since) >= ABOVE_CAP_MAX && !is_trimmed_to).then_some(id)
+    }
+
+    /// Whether an acceptor low on space trims to a waiting snapshot above the cap: no leader is left, or the leader gets no
+    /// further.
+    fn record_stands_for_claim(&self, facts: &Facts<'_>) -> bool {
+        let stands = self
+            .cap_moved
+            .is_some_and(|(_, at)| facts.now.saturating_duration_since(at) >= ABOVE_CAP_MAX);
+        stands && self.needs_space(facts) && (facts.is_leader_stuck || !facts.has_leader)
     }
 
     /// The slot above which a new snapshot must end; none without a reason for a snapshot.
@@ -376,11 +406,12 @@ impl TrimPolicy {
         facts.is_low && self.retain_bytes != RetainBytes::All
     }
 
-    /// The learner to ask for a snapshot above a slot: the same learner until its time is over, then the next.
-    fn ask(&mut self, above: Slot, facts: &Facts<'_>) -> Option<SnapshotWish> {
+    /// The learner to ask for a snapshot above a slot: the same learner until its time is over, then the next. Otherwise the
+    /// reason for no question.
+    fn ask(&mut self, above: Slot, facts: &Facts<'_>) -> Result<SnapshotWish, Hindrance> {
         if facts.is_arriving {
             self.asked = None;
-            return None;
+            return Err(Hindrance::Arrival);
         }
         if self.failures != facts.failures {
             self.failures = facts.failures;
@@ -388,7 +419,7 @@ impl TrimPolicy {
             self.pause = Some(facts.now + ANSWER_MAX);
         }
         if self.pause.is_some_and(|until| facts.now < until) {
-            return None;
+            return Err(Hindrance::Pause);
         }
         self.pause = None;
         let able = |learner: &&LearnerReport| {
@@ -404,9 +435,22 @@ impl TrimPolicy {
             Some(Asked { peer, until })
         });
         self.asked = asked;
-        let peer = asked?.peer;
+        let Asked { peer, .. } = asked.ok_or(Hindrance::NoLearner { above })?;
         self.last_asked = Some(peer);
-        Some(SnapshotWish { peer, above })
+        Ok(SnapshotWish { peer, above })
+    }
+}
+
+/// What an acceptor waits for that has asked for a snapshot. Without a leader, no claim lets the acceptor take a snapshot
+/// above the cap.
+fn answer(SnapshotWish { peer, above }: SnapshotWish, facts: &Facts<'_>) -> Hindrance {
+    let asked = facts.learners.iter().find(|learner| learner.peer == peer);
+    match asked.map(|learner| learner.applied_to) {
+        Some(to) if to > facts.cap && !facts.has_leader => Hindrance::Cap { to },
+        Some(_) | None => {
+            let address = asked.map(|learner| learner.address.clone()).unwrap_or_default();
+            Hindrance::Answer { peer, address, above }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     metrics::Instruments,
     shared::Shared,
     snapshot::SnapshotFiles,
-    snapshot_change::{ChangeOutcome, SnapshotChange},
+    snapshot_change::{ChangeOutcome, ForgetReason, SnapshotChange},
     store::snapshots::{KeptSnapshots, SnapshotId},
     trim_policy::{Facts, RetainBytes, SnapshotWish, TrimDecision, TrimPolicy},
 };
@@ -133,27 +133,23 @@ impl Trimmer {
         let decision = self.decide(policy);
         let (trim, forget) = (decision.trim, decision.forget);
         self.snapshots.show(decision);
-        if let Some(id) = forget {
-            self.forget(id).await;
+        if let Some((id, reason)) = forget {
+            self.forget(id, reason).await;
         }
         trim
     }
 
     /// Lets the worker forget a waiting snapshot, then removes the file. If this fails, a later look tries again.
-    async fn forget(&self, id: SnapshotId) {
+    async fn forget(&self, id: SnapshotId, reason: ForgetReason) {
         // While this place is taken, no upload brings the same file again.
         let Some(_place) = self.snapshots.files.place() else {
             return;
         };
         let (answer, forgotten) = oneshot::channel();
-        let request = SnapshotChange::Forget { id, answer };
+        let request = SnapshotChange::Forget { id, reason, answer };
         match ask(&self.shared, request, forgotten).await {
             Some(Ok(unused)) => {
-                warn!(
-                    to = id.to.get(),
-                    "forgets a waiting snapshot, which might come from the wrong learner: digests of learners differed \
-                     meanwhile, or the snapshot ended above the slots of all leaders for a minute"
-                );
+                warn!(to = id.to.get(), %reason, "forgets a waiting snapshot");
                 if let Some(unused) = unused {
                     let recorded = self.shared.published().snapshots;
                     self.snapshots.files.remove(unused, &recorded).await;
@@ -181,6 +177,7 @@ impl Trimmer {
             trimmed_to: published.trimmed_to,
             chosen_to: published.chosen_to,
             cap: published.trim_cap,
+            is_leader_stuck: published.turned_away_to > published.trim_cap,
             has_leader: heard.ballot.round() > 0 && !heard.resigned && heard.silent < LEADER_SILENCE_MAX,
             is_low: published.no_space,
             snapshots,
@@ -300,7 +297,11 @@ pub(crate) async fn check_files(snapshots: Arc<Snapshots>, shared: Arc<Shared>, 
 mod tests {
     use std::fs;
 
-    use paxos_common::{service::metrics::Metrics, wire};
+    use paxos_common::{
+        paxos::{acceptor::Seed, origin::Origin},
+        service::metrics::Metrics,
+        wire,
+    };
     use paxos_proto::v1 as pb;
     use paxos_test_values::snapshot_file;
 
@@ -337,6 +338,13 @@ mod tests {
             let (answer, kept) = oneshot::channel();
             let request = SnapshotChange::Keep { id: waiting, answer };
             ask(&cluster.shared, request, kept).await.unwrap().unwrap();
+            let mut scene = Self::of(cluster, waiting).await;
+            assert_eq!(scene.trimmer.look(&mut scene.policy).await, Some(waiting));
+            scene
+        }
+
+        /// An acceptor whose first look was long ago.
+        async fn of(cluster: Cluster, waiting: SnapshotId) -> Self {
             let recorded = cluster.shared.published().snapshots;
             let files = SnapshotFiles::open(cluster.directory(), &recorded);
             let trimmer = Trimmer {
@@ -352,7 +360,6 @@ mod tests {
             while cluster.shared.published().is_sweeping {
                 tokio::task::yield_now().await;
             }
-            // The first look was long ago.
             let published = cluster.shared.published();
             policy.look(&Facts {
                 now: Instant::now().checked_sub(Duration::from_mins(2)).unwrap(),
@@ -361,6 +368,7 @@ mod tests {
                 chosen_to: published.chosen_to,
                 cap: published.trim_cap,
                 has_leader: true,
+                is_leader_stuck: false,
                 is_low: false,
                 snapshots: published.snapshots,
                 damaged: &[],
@@ -369,14 +377,12 @@ mod tests {
                 learners: &[] as &[LearnerReport],
                 older_peer: None,
             });
-            let mut scene = Self {
+            Self {
                 cluster,
                 trimmer,
                 policy,
                 waiting,
-            };
-            assert_eq!(scene.trimmer.look(&mut scene.policy).await, Some(waiting));
-            scene
+            }
         }
 
         /// A learner attaches, with a digest below slot 8.
@@ -428,6 +434,33 @@ mod tests {
         let _learners = [scene.attach(1, 2, b"a"), scene.attach(2, 2, b"b")];
         assert_eq!(scene.trim().await, (0, false));
         assert_eq!(scene.cluster.shared.published().snapshots.waiting, None);
+    }
+
+    #[tokio::test]
+    async fn seed_is_no_snapshot_to_trim_to_or_to_forget_also_on_a_full_disk() {
+        let cluster = Cluster::start_blank();
+        let origin = Origin::after([7; 32], Slot::new(9).unwrap(), None).unwrap();
+        let seed = Seed::of(&cluster.configuration.clone().restored_from(origin)).unwrap();
+        let id = SnapshotId {
+            to: seed.base,
+            sha256: [7; SHA256_BYTES],
+            bytes: 9,
+        };
+        fs::write(cluster.directory().join(id.file_name()), [7; 9]).unwrap();
+        let (answer, kept) = oneshot::channel();
+        let request = SnapshotChange::Seed { id, seed, answer };
+        ask(&cluster.shared, request, kept).await.unwrap().unwrap();
+        cluster.has_space.store(false, Ordering::Relaxed);
+        let mut scene = Scene::of(cluster, id).await;
+        let _learners = [scene.attach(1, 2, b"a"), scene.attach(2, 2, b"b")];
+        for _ in 0..2 {
+            // The worker looks at the space with each change.
+            scene.trimmer.forget(id, ForgetReason::AboveCap).await;
+            assert!(scene.cluster.shared.published().no_space);
+            assert_eq!(scene.trimmer.look(&mut scene.policy).await, None);
+            assert_eq!(scene.trimmer.snapshots.decision().forget, None);
+            assert_eq!(scene.cluster.shared.published().snapshots.waiting.unwrap().id, id);
+        }
     }
 
     #[test]

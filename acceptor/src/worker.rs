@@ -246,9 +246,15 @@ impl<S: Store> Worker<S> {
         let mut group = self.core.group();
         let mut releases = Vec::with_capacity(requests.len());
         let mut traced = Vec::new();
+        let mut turned_away_to = Slot::ZERO;
         for mut request in requests {
             traced.extend(request.taken());
-            releases.push(self.decide(&mut group, request).await?);
+            let proposed_to = request.proposed_to();
+            let release = self.decide(&mut group, request).await?;
+            if release.lacks_space() {
+                turned_away_to = turned_away_to.max(proposed_to);
+            }
+            releases.push(release);
         }
         if group.needs_commit() {
             let _span = trace::commit(&self.tracer, &mut traced, &group, releases.len());
@@ -271,6 +277,7 @@ impl<S: Store> Worker<S> {
             self.shared.show_snapshots(self.store.snapshots());
         }
         self.shared.publish(&self.core);
+        self.shared.show_turned_away(turned_away_to);
         let requests = releases.iter_mut().filter_map(Release::settle);
         self.shared
             .hearing

@@ -206,7 +206,7 @@ async fn asked_learner_sends_a_snapshot_and_the_log_is_trimmed_when_due() {
 /// Waits until the acceptor has paused after a failed upload, and asks again.
 async fn wanted_after_pause(client: &mut ProcessClient, learner: &mut Attached) -> u64 {
     until(client, "the pause", |status| {
-        status.waits_for.contains("no attached learner")
+        status.waits_for.contains("after an upload that failed")
     })
     .await;
     // The answers from before the pause are still in the stream.
@@ -339,7 +339,7 @@ async fn wrong_uploads_are_refused_by_name_and_leave_no_file() {
     let cut = format!("ends after 500000 of {}", id.bytes);
     let too_long = format!("more than the {} bytes", id.bytes);
     for (id, bytes, code, text) in [
-        (id, &wrong[..], Code::InvalidArgument, "the snapshot"),
+        (id, &wrong[..], Code::InvalidArgument, "the file holds"),
         (id, &content[..500_000], Code::InvalidArgument, &cut[..]),
         (id, &long[..], Code::InvalidArgument, &too_long[..]),
         (
@@ -349,12 +349,7 @@ async fn wrong_uploads_are_refused_by_name_and_leave_no_file() {
             "begins with the bytes PXS1",
         ),
         (&elsewhere, &content[..], Code::InvalidArgument, "ends at slot 30"),
-        (
-            id,
-            &foreign[..],
-            Code::FailedPrecondition,
-            "a snapshot of cluster",
-        ),
+        (id, &foreign[..], Code::FailedPrecondition, "a file of cluster"),
         (&above.0, &above.1[..], Code::ResourceExhausted, "above slot 40"),
         (
             &no_hash,

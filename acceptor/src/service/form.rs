@@ -69,6 +69,7 @@ impl<R: Reader> Inner<R> {
                 Membership::Blank | Membership::Forming(_) | Membership::Formed(_) => None,
             },
             protocol_version: PROTOCOL_VERSION,
+            keeps_earlier_restores: true,
         }
     }
 

@@ -308,6 +308,7 @@ impl<R: Reader> Inner<R> {
                     SnapshotUnchanged::NoSpace => status::overloaded("the acceptor's disk"),
                     SnapshotUnchanged::Refused(_)
                     | SnapshotUnchanged::NotWaiting(_)
+                    | SnapshotUnchanged::BelowCap(_)
                     | SnapshotUnchanged::Seed(_) => status::not_wanted(refused.to_string()),
                 })
             }

@@ -22,7 +22,9 @@ pub(crate) enum Hindrance {
     /// No attached learner can give the snapshot.
     NoLearner { above: Slot },
     /// A learner is asked, and no snapshot has arrived yet.
-    Answer { peer: u64, above: Slot },
+    Answer { peer: u64, address: String, above: Slot },
+    /// An upload has failed, and the next learner is not asked yet.
+    Pause,
     /// A snapshot is arriving.
     Arrival,
     /// The leader has not reported yet that the slots of the snapshot are chosen.
@@ -35,15 +37,41 @@ pub(crate) enum Hindrance {
     },
 }
 
+impl Hindrance {
+    /// Whether the trim waits until a person acts. Otherwise waiting helps.
+    pub(crate) fn needs_person(&self) -> bool {
+        match self {
+            Self::OlderPeer { .. }
+            | Self::DifferentDigests { .. }
+            | Self::NoLearner { .. }
+            | Self::Cap { .. }
+            | Self::Learner { .. } => true,
+            Self::KeepsAll
+            | Self::Sweep
+            | Self::Start
+            | Self::Growth { .. }
+            | Self::Answer { .. }
+            | Self::Pause
+            | Self::Arrival => false,
+        }
+    }
+}
+
 impl fmt::Display for Hindrance {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1024 * 1024;
         match self {
-            Self::KeepsAll => write!(formatter, "nothing: this acceptor keeps the whole log"),
-            Self::Sweep => write!(formatter, "the deletion of trimmed rows"),
+            Self::KeepsAll => write!(
+                formatter,
+                "nothing: this acceptor keeps the whole log (--retain-bytes all)"
+            ),
+            Self::Sweep => write!(
+                formatter,
+                "the end of the deletion of trimmed rows. Nothing is to be done"
+            ),
             Self::Start => write!(
                 formatter,
-                "the reports of learners: this acceptor has started a short time ago (--restart-max)"
+                "the reports of learners: this acceptor has started a short time ago (--restart-max). Nothing is to be done"
             ),
             Self::OlderPeer { address } => write!(
                 formatter,
@@ -51,7 +79,10 @@ impl fmt::Display for Hindrance {
             ),
             Self::Growth { log_bytes, wanted } => {
                 let (log, wanted) = (log_bytes / MIB, wanted.div_ceil(MIB));
-                write!(formatter, "more log: the log has {log} MiB of {wanted} MiB")
+                write!(
+                    formatter,
+                    "more log: the log has {log} MiB of {wanted} MiB. Nothing is to be done"
+                )
             }
             Self::DifferentDigests { to } => write!(
                 formatter,
@@ -60,15 +91,28 @@ impl fmt::Display for Hindrance {
             ),
             Self::NoLearner { above } => write!(
                 formatter,
-                "a learner: no attached learner can give a snapshot above slot {above}. Start a learner"
+                "a learner: no attached learner can give a snapshot above slot {above}. Start a learner, or wait until a \
+                 learner has applied this slot"
             ),
-            Self::Answer { peer, above } => {
-                write!(formatter, "a snapshot above slot {above} from learner {peer}")
-            }
-            Self::Arrival => write!(formatter, "the arriving snapshot"),
+            Self::Answer { peer, address, above } => write!(
+                formatter,
+                "a snapshot above slot {above} from learner {peer} at {address:?}. If none comes for minutes, look at the log \
+                 of this learner"
+            ),
+            Self::Pause => write!(
+                formatter,
+                "the next question for a snapshot, half a minute after an upload that failed. If uploads fail again and \
+                 again, look at the log of this acceptor"
+            ),
+            Self::Arrival => write!(
+                formatter,
+                "the end of the arriving snapshot. Nothing is to be done"
+            ),
             Self::Cap { to } => write!(
                 formatter,
-                "the leader: not all slots below slot {to} are known as chosen"
+                "a leader: no leader has reported all slots below slot {to} as chosen. Start a proposer and all acceptors; if \
+                 no leader is elected because disks are full, free space on these disks outside the data directories, and \
+                 never delete a file of an acceptor"
             ),
             Self::Learner {
                 address,
@@ -76,7 +120,8 @@ impl fmt::Display for Hindrance {
                 to,
             } => write!(
                 formatter,
-                "learner {address}, which has the slots below {position}: the trim goes to slot {to}"
+                "learner {address:?}, which has the slots below {position}: the trim goes to slot {to}, and waits at most for \
+                 one more step of the log. Look at the log of this learner"
             ),
         }
     }

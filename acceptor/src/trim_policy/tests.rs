@@ -71,6 +71,7 @@ impl Scene {
                 chosen_to: at(499),
                 cap: at(500),
                 has_leader: true,
+                is_leader_stuck: false,
                 is_low: false,
                 snapshots,
                 damaged: &[],
@@ -132,9 +133,18 @@ fn log_that_has_grown_by_a_step_asks_the_learner_with_the_lowest_number() {
     assert_eq!(scene.asked(), Some((3, 100)));
     let answer = Hindrance::Answer {
         peer: 3,
+        address: "http://l:3".to_owned(),
         above: at(100),
     };
+    assert_eq!(scene.look().waits_for, Some(answer.clone()));
+    // The learner is above the cap: the next claim of the leader lets the acceptor take the snapshot.
+    scene.facts.cap = at(499);
     assert_eq!(scene.look().waits_for, Some(answer));
+    scene.facts.has_leader = false;
+    assert_eq!(scene.asked(), Some((3, 100)));
+    assert_eq!(scene.look().waits_for, Some(Hindrance::Cap { to: at(500) }));
+    scene.facts.cap = at(500);
+    scene.facts.has_leader = true;
     // Rows that are being deleted do not count.
     scene.facts.log_bytes = None;
     assert_eq!(scene.asked(), None);
@@ -329,7 +339,11 @@ fn after_a_failed_upload_there_is_a_pause_and_the_next_learner_is_asked() {
     scene.facts.is_arriving = false;
     scene.facts.failures = 1;
     assert_eq!(scene.after(3).wish, None);
-    assert_eq!(scene.after(32).wish, None);
+    let decision = scene.after(32);
+    assert_eq!(
+        (decision.wish, decision.waits_for),
+        (None, Some(Hindrance::Pause))
+    );
     assert_eq!(scene.after(33).wish.unwrap().peer, 5);
     // A successful upload leaves no reason to ask, and the next round begins with the lowest number.
     scene.facts.is_arriving = true;
@@ -345,42 +359,59 @@ fn after_a_failed_upload_there_is_a_pause_and_the_next_learner_is_asked() {
     assert_eq!(scene.after(67).wish.unwrap().peer, 5);
 }
 
+/// An example of each hindrance, with a part of its advice: each leads to the next.
+fn next_hindrance(hindrance: &Hindrance) -> Option<(Hindrance, &'static str)> {
+    let (long, above) = ("h".repeat(256), at(u64::MAX >> 1));
+    Some(match hindrance {
+        Hindrance::KeepsAll => (Hindrance::Sweep, "Nothing is to be done"),
+        Hindrance::Sweep => (Hindrance::Start, "Nothing is to be done"),
+        Hindrance::Start => (Hindrance::OlderPeer { address: long }, "Upgrade all"),
+        Hindrance::OlderPeer { .. } => {
+            let (log_bytes, wanted) = (12 << 20, 256 << 20);
+            let growth = Hindrance::Growth { log_bytes, wanted };
+            (growth, "has 12 MiB of 256 MiB. Nothing is to be done")
+        }
+        Hindrance::Growth { .. } => (
+            Hindrance::DifferentDigests { to: above },
+            "Empty the data directory of the wrong learner",
+        ),
+        Hindrance::DifferentDigests { .. } => (Hindrance::NoLearner { above }, "Start a learner"),
+        Hindrance::NoLearner { .. } => {
+            let (peer, address) = (u64::MAX, long);
+            let answer = Hindrance::Answer { peer, address, above };
+            (answer, "look at the log of this learner")
+        }
+        Hindrance::Answer { .. } => (Hindrance::Pause, "look at the log of this acceptor"),
+        Hindrance::Pause => (Hindrance::Arrival, "Nothing is to be done"),
+        Hindrance::Arrival => (
+            Hindrance::Cap { to: above },
+            "Start a proposer and all acceptors; if no leader is elected because disks are full, free space on these disks \
+             outside the data directories, and never delete a file of an acceptor",
+        ),
+        Hindrance::Cap { to } => {
+            let (address, position, to) = (long, above, *to);
+            let learner = Hindrance::Learner {
+                address,
+                position,
+                to,
+            };
+            (learner, "Look at the log of this learner")
+        }
+        Hindrance::Learner { .. } => return None,
+    })
+}
+
 #[test]
-fn every_hindrance_is_a_short_text() {
-    let hindrances = [
-        Hindrance::KeepsAll,
-        Hindrance::Sweep,
-        Hindrance::Start,
-        Hindrance::OlderPeer {
-            address: "h".repeat(256),
-        },
-        Hindrance::Growth {
-            log_bytes: 12 << 20,
-            wanted: 256 << 20,
-        },
-        Hindrance::DifferentDigests {
-            to: at(u64::MAX >> 1),
-        },
-        Hindrance::NoLearner { above: at(7) },
-        Hindrance::Answer {
-            peer: u64::MAX,
-            above: at(7),
-        },
-        Hindrance::Arrival,
-        Hindrance::Cap { to: at(7) },
-        Hindrance::Learner {
-            address: "h".repeat(256),
-            position: at(7),
-            to: at(8),
-        },
-    ];
-    for hindrance in hindrances {
+fn every_hindrance_is_a_short_text_that_says_what_to_do() {
+    let mut next = Some((Hindrance::KeepsAll, "--retain-bytes all"));
+    let mut count = 0;
+    while let Some((hindrance, advice)) = next {
         let text = hindrance.to_string();
-        assert!((3..512).contains(&text.len()), "{text}");
+        assert!(text.len() < 640 && text.contains(advice), "{text}");
+        let says_nothing = text.ends_with("Nothing is to be done");
+        assert!(!(says_nothing && hindrance.needs_person()), "{text}");
+        next = next_hindrance(&hindrance);
+        count += 1;
     }
-    let growth = Hindrance::Growth {
-        log_bytes: 12 << 20,
-        wanted: 256 << 20,
-    };
-    assert_eq!(growth.to_string(), "more log: the log has 12 MiB of 256 MiB");
+    assert_eq!(count, 12, "every hindrance is visited");
 }

@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, time::Instant};
 
 use paxos_common::{
     paxos::{
-        acceptor::{Group, Seed, SeedUse},
+        acceptor::{Acceptor, Group, Seed, SeedUse, TrimRefusal},
         slot::Slot,
     },
     service::failure::Failure,
@@ -15,12 +15,15 @@ use tracing::info;
 
 use super::Worker;
 use crate::{
-    snapshot_change::{ChangeOutcome, SnapshotChange, SnapshotUnchanged},
+    snapshot_change::{ChangeOutcome, ForgetReason, SnapshotChange, SnapshotUnchanged},
     store::{
         Store, StoreError,
         snapshots::{KeptSnapshot, LOG_BYTES_UNKNOWN, SnapshotId},
     },
 };
+
+/// A trim by the core: within the cap, or to the recorded snapshot.
+type CoreTrim = fn(&Acceptor, &mut Group, Slot) -> Result<(), TrimRefusal>;
 
 impl<S: Store> Worker<S> {
     /// Carries out a change, or refuses the change. Breaks when the stop begins while another process's lock holds up
@@ -38,7 +41,7 @@ impl<S: Store> Worker<S> {
             SnapshotChange::Keep { id, answer } => (self.keep(id, stop).await?, answer),
             SnapshotChange::Seed { id, seed, answer } => (self.keep_seed(id, seed, stop).await?, answer),
             SnapshotChange::Trim { id, answer } => (self.trim(id, stop).await?, answer),
-            SnapshotChange::Forget { id, answer } => (self.forget(id, stop).await?, answer),
+            SnapshotChange::Forget { id, reason, answer } => (self.forget(id, reason, stop).await?, answer),
         };
         Ok(match result {
             ControlFlow::Continue(result) => {
@@ -55,7 +58,7 @@ impl<S: Store> Worker<S> {
         id: SnapshotId,
         stop: &CancellationToken,
     ) -> Result<ControlFlow<(), ChangeOutcome>, Failure> {
-        if let Err(refusal) = self.may_trim(id.to) {
+        if let Err(refusal) = self.may_trim(id.to, Acceptor::trim) {
             return Ok(ControlFlow::Continue(Err(refusal)));
         }
         self.replace_waiting(id, stop).await
@@ -108,6 +111,7 @@ impl<S: Store> Worker<S> {
     async fn forget(
         &mut self,
         id: SnapshotId,
+        reason: ForgetReason,
         stop: &CancellationToken,
     ) -> Result<ControlFlow<(), ChangeOutcome>, Failure> {
         if !self.space.allows_trims() {
@@ -118,6 +122,9 @@ impl<S: Store> Worker<S> {
         let waiting = waiting.filter(|_| self.core.formed_cluster().is_some());
         if waiting.is_none_or(|waiting| waiting.id != id) {
             return Ok(ControlFlow::Continue(Err(SnapshotUnchanged::NotWaiting(id.to))));
+        }
+        if reason == ForgetReason::AboveCap && id.to <= self.core.trim_cap() {
+            return Ok(ControlFlow::Continue(Err(SnapshotUnchanged::BelowCap(id.to))));
         }
         if self.record(None, stop).await?.is_break() {
             return Ok(ControlFlow::Break(()));
@@ -159,9 +166,19 @@ impl<S: Store> Worker<S> {
         stop: &CancellationToken,
     ) -> Result<ControlFlow<(), ChangeOutcome>, Failure> {
         let before = self.store.snapshots();
-        let group = match self.may_trim(id.to) {
-            Ok(group) if before.waiting.is_some_and(|waiting| waiting.id == id) => group,
-            Ok(_) => return Ok(ControlFlow::Continue(Err(SnapshotUnchanged::NotWaiting(id.to)))),
+        if before.waiting.is_none_or(|waiting| waiting.id != id) {
+            return Ok(ControlFlow::Continue(Err(SnapshotUnchanged::NotWaiting(id.to))));
+        }
+        // Without space, no leader may be left to repeat its claim: then the record stands for the claim. Before the cluster
+        // is formed, the record is a seed, and stands for no claim.
+        let stands_for_claim = !self.space.allows_requests() && self.core.formed_cluster().is_some();
+        let trim = if stands_for_claim {
+            Acceptor::trim_to_recorded
+        } else {
+            Acceptor::trim
+        };
+        let group = match self.may_trim(id.to, trim) {
+            Ok(group) => group,
             Err(refusal) => return Ok(ControlFlow::Continue(Err(refusal))),
         };
         if self.commit(&group, stop).await?.is_break() {
@@ -183,12 +200,12 @@ impl<S: Store> Worker<S> {
     }
 
     /// The group of a trim to `to` and of nothing else.
-    fn may_trim(&self, to: Slot) -> Result<Group, SnapshotUnchanged> {
+    fn may_trim(&self, to: Slot, trim: CoreTrim) -> Result<Group, SnapshotUnchanged> {
         if !self.space.allows_trims() {
             return Err(SnapshotUnchanged::NoSpace);
         }
         let mut group = self.core.group();
-        self.core.trim(&mut group, to)?;
+        trim(&self.core, &mut group, to)?;
         Ok(group)
     }
 }

@@ -19,7 +19,7 @@ use super::Worker;
 use crate::{
     metrics::Instruments,
     shared::Shared,
-    snapshot_change::{ChangeOutcome, SnapshotChange, SnapshotUnchanged},
+    snapshot_change::{ChangeOutcome, ForgetReason, SnapshotChange, SnapshotUnchanged},
     store::{
         Reader as _, SWEEP_ROWS_MAX, Store as _,
         memory::MemoryDisk,
@@ -56,6 +56,13 @@ async fn trim_to(shared: &Shared, id: SnapshotId) -> ChangeOutcome {
     let request = SnapshotChange::Trim { id, answer };
     shared.snapshot_changes.send(request).await.unwrap();
     trimmed.await.unwrap()
+}
+
+async fn forget(shared: &Shared, id: SnapshotId, reason: ForgetReason) -> ChangeOutcome {
+    let (answer, forgotten) = oneshot::channel();
+    let request = SnapshotChange::Forget { id, reason, answer };
+    shared.snapshot_changes.send(request).await.unwrap();
+    forgotten.await.unwrap()
 }
 
 impl Cluster {
@@ -120,12 +127,7 @@ async fn trim_to_a_file_other_than_the_waiting_file_is_refused() {
 async fn waiting_file_alone_is_forgotten() {
     let cluster = Cluster::with_votes(20).await;
     let shared = &cluster.shared;
-    let forget = async |id| {
-        let (answer, forgotten) = oneshot::channel();
-        let request = SnapshotChange::Forget { id, answer };
-        shared.snapshot_changes.send(request).await.unwrap();
-        forgotten.await.unwrap()
-    };
+    let forget = async |id| forget(shared, id, ForgetReason::Suspect).await;
     keep(shared, 5).await.unwrap();
     trim(shared, 5).await.unwrap();
     keep(shared, 10).await.unwrap();
@@ -145,6 +147,28 @@ async fn waiting_file_alone_is_forgotten() {
         Err(SnapshotUnchanged::NotWaiting(slot(10)))
     );
     assert_eq!(keep(shared, 10).await, Ok(None), "the same file again");
+}
+
+#[tokio::test]
+async fn snapshot_forgotten_above_the_cap_stays_if_a_claim_has_arrived_since() {
+    let cluster = Cluster::with_votes(20).await;
+    let shared = &cluster.shared;
+    cluster.voted(30..31, 25).await;
+    keep(shared, 25).await.unwrap();
+    for (claim, expected) in [
+        (24, Ok(Some(file(25)))),
+        (25, Err(SnapshotUnchanged::BelowCap(slot(25)))),
+        (26, Err(SnapshotUnchanged::BelowCap(slot(25)))),
+    ] {
+        cluster.voted(30..31, claim).await;
+        assert_eq!(shared.published().trim_cap, slot(claim));
+        assert_eq!(forget(shared, file(25), ForgetReason::AboveCap).await, expected);
+        cluster.voted(30..31, 25).await;
+        keep(shared, 25).await.unwrap();
+    }
+    // A suspect is forgotten wherever the cap is.
+    let forgotten = forget(shared, file(25), ForgetReason::Suspect).await;
+    assert_eq!((forgotten, cluster.ends()), (Ok(Some(file(25))), (0, None, None)));
 }
 
 #[tokio::test]
@@ -245,8 +269,42 @@ async fn full_acceptor_trims_to_its_recorded_snapshot_after_a_restart_without_a_
     let cluster = full_below_the_leader().await;
     keep(&cluster.shared, 650).await.unwrap();
     let cluster = cluster.restart(false);
+    assert_eq!(cluster.shared.published().trim_cap, slot(650), "also for uploads");
     assert_eq!(trim(&cluster.shared, 650).await, Ok(None));
     until_swept(&cluster.disk, 601).await;
+}
+
+#[tokio::test]
+async fn full_acceptor_trims_to_its_recorded_snapshot_although_a_later_leader_claims_less() {
+    let cluster = full_below_the_leader().await;
+    keep(&cluster.shared, 650).await.unwrap();
+    assert_eq!(cluster.voted(700..701, 610).await, AcceptAnswer::NoSpace);
+    let published = cluster.shared.published();
+    assert_eq!(
+        (published.trim_cap, published.turned_away_to),
+        (slot(610), slot(701))
+    );
+    // A claim without a proposal, and a proposal below the cap, show no stuck leader.
+    for (slots, chosen_to) in [(700..700, 611), (605..606, 611), (605..606, 610)] {
+        cluster.voted(slots, chosen_to).await;
+        let published = cluster.shared.published();
+        assert!(published.turned_away_to <= published.trim_cap, "{published:?}");
+    }
+    let above = TrimRefusal::AboveCap {
+        to: slot(650),
+        cap: slot(610),
+    };
+    // With space, the leader gets further and repeats the claim.
+    cluster.has_space.store(true, Ordering::Relaxed);
+    assert_eq!(trim(&cluster.shared, 650).await, Err(above.into()));
+    cluster.has_space.store(false, Ordering::Relaxed);
+    assert_eq!(
+        trim(&cluster.shared, 640).await,
+        Err(SnapshotUnchanged::NotWaiting(slot(640)))
+    );
+    assert_eq!(trim(&cluster.shared, 650).await, Ok(None));
+    until_swept(&cluster.disk, 601).await;
+    assert_eq!(cluster.ends(), (650, Some(650), None));
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ fn snapshot_that_waited_while_digests_differed_is_never_trimmed_to() {
     let decision = scene.look();
     assert_eq!((decision.trim, decision.wish), (None, None));
     assert_eq!(decision.differ_below, Some(at(300)));
-    assert_eq!(decision.forget, Some(kept(400, 0).id));
+    assert_eq!(decision.forget, Some((kept(400, 0).id, ForgetReason::Suspect)));
     // A person has emptied the wrong learner, and the learners agree again.
     scene.facts.older_peer = None;
     for learner in &mut scene.learners {
@@ -147,7 +147,8 @@ fn snapshot_that_waited_while_digests_differed_is_never_trimmed_to() {
         assert_eq!((decision.trim, decision.differ_below), (None, None));
         assert_eq!(decision.wish.map(|wish| wish.above), Some(at(100)));
         assert!(decision.ignores_waiting);
-        assert_eq!(decision.forget, Some(kept(400, 0).id), "forgotten later");
+        let suspect = (kept(400, 0).id, ForgetReason::Suspect);
+        assert_eq!(decision.forget, Some(suspect), "forgotten later");
     }
     // The next snapshot takes the place, or the same snapshot comes again after its record is forgotten.
     scene.facts.snapshots.waiting = Some(kept(450, 0));
@@ -202,17 +203,80 @@ fn waiting_snapshot_above_the_cap_for_a_minute_is_forgotten() {
     let decision = scene.after(160);
     assert_eq!((decision.wish, decision.ignores_waiting), (None, false));
     assert_eq!(decision.forget, None);
-    scene.facts.is_low = true;
-    assert_eq!(scene.after(161).forget, None, "a later claim may allow the trim");
-    scene.facts.is_low = false;
     let decision = scene.after(161);
     assert!(decision.ignores_waiting);
     assert_eq!(decision.wish.map(|wish| wish.above), Some(at(100)));
-    assert_eq!(decision.forget, Some(kept(900, 0).id));
+    let above_cap = (kept(900, 0).id, ForgetReason::AboveCap);
+    assert_eq!(decision.forget, Some(above_cap));
+    // A damaged file, whose record would raise the cap at the next start.
+    scene.damaged = vec![kept(900, 0).id];
+    assert_eq!(scene.look().forget, Some(above_cap));
+    scene.damaged.clear();
+    // A later claim may allow the trim that a disk low on space needs.
+    scene.facts.is_low = true;
+    assert_eq!(scene.look().forget, None);
+    scene.facts.is_low = false;
     scene.facts.snapshots.waiting = Some(kept(450, 2 * STEP));
     let decision = scene.after(162);
     assert_eq!((decision.wish, decision.ignores_waiting), (None, false));
     assert_eq!(decision.forget, None);
+}
+
+#[test]
+fn full_acceptor_trims_to_its_snapshot_once_no_leader_has_got_further_for_a_minute() {
+    for has_leader in [true, false] {
+        let mut scene = Scene::waiting(900, STEP);
+        scene.facts.is_low = true;
+        scene.facts.has_leader = has_leader;
+        scene.facts.is_leader_stuck = has_leader;
+        let above = Hindrance::Cap { to: at(900) };
+        // Leaders get further: the next claim may allow the trim.
+        for second in [50, 100, 150] {
+            scene.facts.cap = at(700 + second);
+            let decision = scene.after(second);
+            assert_eq!((decision.trim, decision.forget), (None, None), "{second}");
+        }
+        let decision = scene.after(209);
+        assert_eq!(
+            (decision.trim, decision.forget, decision.ignores_waiting),
+            (None, None, has_leader)
+        );
+        if !has_leader {
+            assert_eq!(decision.waits_for, Some(above));
+        }
+        let decision = scene.after(210);
+        assert_eq!(
+            (
+                decision.trim,
+                decision.forget,
+                decision.wish,
+                decision.ignores_waiting
+            ),
+            (Some(kept(900, 0).id), None, None, false)
+        );
+        // A damaged file is no file to trim to. The whole log is not trimmed for space.
+        scene.damaged = vec![kept(900, 0).id];
+        assert_eq!(scene.trim(), None);
+        scene.damaged.clear();
+        scene.policy.retain_bytes = RetainBytes::All;
+        assert_eq!(scene.trim(), None);
+        scene.policy.retain_bytes = RetainBytes::AtLeast(STEP);
+        scene.facts.is_low = false;
+        assert_eq!(scene.trim(), None, "with space, the next leader gets further");
+    }
+}
+
+#[test]
+fn full_acceptor_beside_a_leader_with_nothing_to_order_trims_to_no_snapshot_above_the_cap() {
+    let mut scene = Scene::waiting(900, STEP);
+    scene.facts.is_low = true;
+    scene.facts.cap = at(850);
+    for seconds in (10..1000).step_by(30) {
+        let decision = scene.after(seconds);
+        assert_eq!((decision.trim, decision.forget), (None, None), "{seconds}");
+    }
+    scene.facts.is_leader_stuck = true;
+    assert_eq!(scene.trim(), Some(900));
 }
 
 #[test]

@@ -43,14 +43,16 @@ async fn is_left_alone(cluster: &Cluster, id: SnapshotId) {
         to: id.to,
         cap: Slot::ZERO,
     };
-    assert_eq!(trim_to(&cluster.shared, id).await, Err(above.into()));
-    let (answer, forgotten) = oneshot::channel();
-    let request = SnapshotChange::Forget { id, answer };
-    cluster.shared.snapshot_changes.send(request).await.unwrap();
-    assert_eq!(
-        forgotten.await.unwrap(),
-        Err(SnapshotUnchanged::NotWaiting(id.to))
-    );
+    for has_space in [false, true] {
+        cluster.has_space.store(has_space, Ordering::Relaxed);
+        assert_eq!(trim_to(&cluster.shared, id).await, Err(above.into()));
+    }
+    for reason in [ForgetReason::Suspect, ForgetReason::AboveCap] {
+        assert_eq!(
+            forget(&cluster.shared, id, reason).await,
+            Err(SnapshotUnchanged::NotWaiting(id.to))
+        );
+    }
     // No learner of another cluster replaces the seed.
     let kept = keep(&cluster.shared, 10).await;
     assert!(matches!(kept, Err(SnapshotUnchanged::Refused(_))), "{kept:?}");

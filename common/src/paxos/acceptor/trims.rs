@@ -18,7 +18,9 @@
 //!   So a faulty learner cannot move the first slot above the chosen slots. A forged claim raises the cap until the
 //!   leader's next claim. The record of a snapshot stands for the claim below which the snapshot was recorded, because
 //!   claims end with the process ([`Acceptor::with_recorded_claim`]): otherwise acceptors on full disks could not trim
-//!   after a restart, and without space the acceptors elect no leader that could repeat the claim.
+//!   after a restart, and without space the acceptors elect no leader that could repeat the claim. For the same reason the
+//!   record stands for its claim beside a later leader that claims less, if there is no space
+//!   ([`Acceptor::trim_to_recorded`]): a true claim stays true, and such a trim is a restart followed by a trim.
 //! - No leader raises its watermark because of a trim, and no acceptor drops rows because of a leader's message. A
 //!   leader's watermark rises only over slots that the leader has counted.
 //!
@@ -101,6 +103,18 @@ impl Acceptor {
         }
         group.begin_at(to);
         Ok(())
+    }
+
+    /// [`Self::trim`] to the end of the waiting snapshot, for lack of space: the record of the snapshot stands for the claim
+    /// below which the snapshot was recorded, whatever a later leader claims.
+    ///
+    /// The caller has a record of a whole snapshot to `to`, recorded below [`Self::trim_cap`].
+    ///
+    /// # Errors
+    /// When `to` is not above the present first slot.
+    pub fn trim_to_recorded(&self, group: &mut Group, to: Slot) -> Result<(), TrimRefusal> {
+        group.claimed_to = group.claimed_to.max(to);
+        self.trim(group, to)
     }
 
     /// Hears the watermark of a message without granting the message, for lack of space. [`Self::trim_cap`] follows the

@@ -55,12 +55,12 @@ impl World<'_> {
         let cap = core.trim_cap();
         let mut group = core.group();
         let trims = std::mem::take(&mut process.trim_is_due);
+        let has_space = process.full_until <= self.now;
         if trims && trims_first {
-            trims::trim(core, &process.disk, &mut group);
+            trims::trim(core, &process.disk, &mut group, !has_space);
         }
         let mut answers = Vec::new();
         let mut claims = Vec::new();
-        let has_space = process.full_until <= self.now;
         let mut oldest = self.now;
         for request in process.queue.drain(..take) {
             let Request {
@@ -90,7 +90,7 @@ impl World<'_> {
             }
         }
         if trims && !trims_first {
-            trims::trim(core, &process.disk, &mut group);
+            trims::trim(core, &process.disk, &mut group, !has_space);
         }
         if core.write(&group).is_some() {
             self.tamper_with_waiting(acceptor, &mut answers);

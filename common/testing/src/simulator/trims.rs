@@ -39,10 +39,16 @@ pub(crate) fn draw(seed: u64, knobs: &Knobs, bug: Option<Bug>) -> Option<StdRng>
     (wanted && knobs.disks_lost_max == 0).then_some(rng)
 }
 
-/// Decides a trim to the waiting snapshot. A later leader may have claimed less: then the snapshot waits on.
-pub(crate) fn trim(core: &Acceptor, disk: &Disk, group: &mut Group) {
+/// Decides a trim to the waiting snapshot. A later leader may have claimed less: then the snapshot waits on, unless the
+/// disk is full.
+pub(crate) fn trim(core: &Acceptor, disk: &Disk, group: &mut Group, is_full: bool) {
     if let Some(waiting) = &disk.waiting {
-        let _ = core.trim(group, waiting.to);
+        let trim = if is_full {
+            Acceptor::trim_to_recorded
+        } else {
+            Acceptor::trim
+        };
+        let _ = trim(core, group, waiting.to);
     }
 }
 

@@ -179,6 +179,17 @@ fn recorded_snapshot_stands_for_its_claim_after_a_restart_until_the_next_claim()
         cap: slot(7),
     };
     assert_eq!(trim(&mut fixture, 9), Err(refusal));
+    // Without space, the record stands for its claim beside the later claim too.
+    let mut group = fixture.core.group();
+    assert_eq!(fixture.core.trim_to_recorded(&mut group, slot(9)), Ok(()));
+    fixture.commit(group);
+    assert_eq!(marks(&fixture), (9, 9, 9));
+    let mut group = fixture.core.group();
+    let refusal = TrimRefusal::NotAbove {
+        to: slot(9),
+        trimmed_to: slot(9),
+    };
+    assert_eq!(fixture.core.trim_to_recorded(&mut group, slot(9)), Err(refusal));
 }
 
 #[test]
