@@ -96,7 +96,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 /// # Cancel safety
 /// Safe: the same command goes on.
 async fn restore(args: &Args, origin: Origin) -> Result<(Configuration, bool), Failure> {
-    let targets = RestoreTargets::new(args.acceptors.addresses(), args.timeout);
+    let is_chained = !origin.earlier().is_empty();
+    let targets = RestoreTargets::new(args.acceptors.addresses(), args.timeout, is_chained);
     let addresses: Vec<Arc<str>> = targets.addresses().collect();
     let mut restoring = Restoring::new(addresses, origin).map_err(conflict)?;
     let mut prepared: Option<Arc<PreparedSeed>> = None;
@@ -136,7 +137,9 @@ async fn restore(args: &Args, origin: Origin) -> Result<(Configuration, bool), F
 fn conflict(conflict: RestoreConflict) -> Failure {
     match conflict {
         RestoreConflict::Invalid(_) | RestoreConflict::AddressTwice => Failure::usage(conflict),
-        RestoreConflict::Refused { .. } | RestoreConflict::LostDisk { .. } => Failure::refused(conflict),
+        RestoreConflict::Refused { .. }
+        | RestoreConflict::LostDisk { .. }
+        | RestoreConflict::ShortList { .. } => Failure::refused(conflict),
     }
 }
 
@@ -168,7 +171,7 @@ impl Restored<'_> {
                 ),
             ),
             ("REGISTERS", self.backup.footer.registers.to_string()),
-            ("BACKUP ENDED AT SLOT", self.origin.ended_at().to_string()),
+            ("BACKUP ENDS AT SLOT", self.origin.ended_at().to_string()),
             ("FIRST NEW SLOT", self.origin.base().to_string()),
         ];
         for (name, value) in rows {

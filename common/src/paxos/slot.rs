@@ -136,21 +136,35 @@ impl fmt::Display for Version {
 
 /// A text that is not a version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a version: write SLOT.OFFSET, as in 17.0")]
-pub struct NotAVersion(String);
+pub enum NotAVersion {
+    /// The text has another form.
+    #[error("{0:?} is not a version: write SLOT.OFFSET, as in 17.0")]
+    Form(String),
+    /// A number is too large.
+    #[error(
+        "{0:?} is no possible version: in SLOT.OFFSET, SLOT is at most {max}, and OFFSET is at most {offset}",
+        max = Slot::MAX,
+        offset = u16::MAX
+    )]
+    TooLarge(String),
+}
 
 impl FromStr for Version {
     type Err = NotAVersion;
 
     fn from_str(text: &str) -> Result<Self, NotAVersion> {
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let parts = text.split_once('.');
+        let Some((slot, offset)) = parts.filter(|(slot, offset)| is_number(slot) && is_number(offset)) else {
+            return Err(NotAVersion::Form(text.to_owned()));
+        };
         let parse = || {
-            let (slot, offset) = text.split_once('.')?;
             Some(Self {
                 slot: Slot::new(slot.parse().ok()?).ok()?,
                 offset: offset.parse().ok()?,
             })
         };
-        parse().ok_or_else(|| NotAVersion(text.to_owned()))
+        parse().ok_or_else(|| NotAVersion::TooLarge(text.to_owned()))
     }
 }
 
@@ -166,17 +180,18 @@ mod tests {
         };
         assert_eq!(version.to_string(), "17.65535");
         assert_eq!("17.65535".parse(), Ok(version));
-        for wrong in [
-            "",
-            "17",
-            "17.",
-            ".1",
-            "17.65536",
-            "-1.0",
-            "9223372036854775808.0",
-            "1.2.3",
-        ] {
-            assert!(wrong.parse::<Version>().is_err(), "{wrong}");
+        for wrong in ["", "17", "17.", ".1", "-1.0", "+1.0", "1.2.3", "1,0", "١.0"] {
+            let refused = wrong.parse::<Version>().unwrap_err();
+            assert_eq!(refused, NotAVersion::Form(wrong.to_owned()));
+        }
+        for large in ["17.65536", "9223372036854775808.0", "99999999999999999999.0"] {
+            let refused = large.parse::<Version>().unwrap_err();
+            assert_eq!(refused, NotAVersion::TooLarge(large.to_owned()));
+            let text = refused.to_string();
+            assert!(
+                text.contains("at most 9223372036854775807, and OFFSET is at most 65535"),
+                "{text}"
+            );
         }
     }
 

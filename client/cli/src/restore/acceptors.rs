@@ -13,7 +13,7 @@ use paxos_common::{
     },
     service::failure::Failure,
 };
-use paxos_proto::v1::{acceptor_client::AcceptorClient, form_request::Step};
+use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
@@ -29,6 +29,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Slowest upload in bytes a second: acceptors end slower uploads.
 const RATE_MIN: u64 = 256 * 1024;
+/// The refusal of an acceptor of an earlier release, before anything is written.
+const TOO_OLD: &str = "an earlier release runs there, which forgets the versions lost by the restores before this one: update \
+                       the acceptor, then repeat the same command";
 /// Parts on the way to the connection.
 const PARTS_MAX: usize = 2;
 
@@ -39,10 +42,17 @@ pub(super) struct RestoreTargets {
     timeout: Duration,
 }
 
+/// Whether an acceptor leaves out what the restore needs: only the backup of a restored cluster has earlier restores.
+fn is_too_old(answer: &pb::FormResponse, is_chained: bool) -> bool {
+    is_chained && !answer.keeps_earlier_restores
+}
+
 #[derive(Debug)]
 struct Target {
     address: Address,
     client: AcceptorClient<Channel>,
+    /// The backup is of a restored cluster.
+    is_chained: bool,
 }
 
 /// Why an attempt has not succeeded.
@@ -56,10 +66,12 @@ enum AttemptError {
 }
 
 impl RestoreTargets {
-    pub(super) fn new(addresses: &[Address], timeout: Duration) -> Self {
+    /// `is_chained`: the backup is of a restored cluster.
+    pub(super) fn new(addresses: &[Address], timeout: Duration, is_chained: bool) -> Self {
         let target = |address: &Address| Target {
             address: address.clone(),
             client: AcceptorClient::new(connect_lazy(address)).with_message_limits(),
+            is_chained,
         };
         let acceptors = addresses.iter();
         let acceptors = acceptors.map(|address| (Arc::from(address.as_str()), target(address)));
@@ -84,7 +96,9 @@ impl RestoreTargets {
         restoring: &mut Restoring,
     ) -> Result<Option<String>, Failure> {
         let calls = self.targets(to).map(async |target| {
-            let stepped = self.repeat(target, async || target.form(step).await).await?;
+            let stepped = self
+                .repeat(target, async |left| target.form(step, left).await)
+                .await?;
             match stepped {
                 Ok(report) => Ok((report, None)),
                 Err(refusal) => Ok::<_, Failure>((self.ask(target).await?, Some(refusal))),
@@ -111,7 +125,7 @@ impl RestoreTargets {
         let bar = progress("sending", seed.bytes() * to.len() as u64);
         let calls = self.targets(to).map(async |target| {
             let kept = self
-                .repeat(target, async || target.keep(seed, &bar).await)
+                .repeat(target, async |_| target.keep(seed, &bar, self.timeout).await)
                 .await?;
             Ok::<_, Failure>((self.ask(target).await?, kept.err()))
         });
@@ -133,23 +147,26 @@ impl RestoreTargets {
 
     /// The present state of an acceptor.
     async fn ask(&self, target: &Target) -> Result<FormReport, Failure> {
-        let asked = self.repeat(target, async || target.form(None).await).await?;
+        let asked = self
+            .repeat(target, async |left| target.form(None, left).await)
+            .await?;
         asked.map_err(|refusal| Failure::refused(anyhow::anyhow!(refusal)))
     }
 
-    /// Attempts a call until the acceptor answers. Returns the answer, or the reason of a refusal.
+    /// Attempts a call until the acceptor answers. Each attempt gets the time that is left. Returns the answer, or the reason
+    /// of a refusal.
     ///
     /// # Errors
     /// No answer in time.
     async fn repeat<T>(
         &self,
         target: &Target,
-        attempt: impl AsyncFn() -> Result<T, AttemptError>,
+        attempt: impl AsyncFn(Duration) -> Result<T, AttemptError>,
     ) -> Result<Result<T, String>, Failure> {
         let until = Instant::now() + self.timeout;
         let mut pauses = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         loop {
-            let cause = match attempt().await {
+            let cause = match attempt(until.saturating_duration_since(Instant::now())).await {
                 Ok(answer) => return Ok(Ok(answer)),
                 Err(AttemptError::Refused(cause)) => return Ok(Err(format!("{}: {cause}", target.address))),
                 Err(AttemptError::Failed(failure)) => return Err(failure),
@@ -168,8 +185,14 @@ impl RestoreTargets {
 }
 
 impl Target {
-    async fn form(&self, step: Option<&Step>) -> Result<FormReport, AttemptError> {
-        let answer = form(&mut self.client.clone(), step.cloned(), FORM_TIMEOUT).await;
+    async fn form(&self, step: Option<&Step>, left: Duration) -> Result<FormReport, AttemptError> {
+        let answer = form(&mut self.client.clone(), step.cloned(), left.min(FORM_TIMEOUT)).await;
+        if answer
+            .as_ref()
+            .is_ok_and(|answer| is_too_old(answer, self.is_chained))
+        {
+            return Err(AttemptError::Refused(TOO_OLD.to_owned()));
+        }
         let report = answer.and_then(|answer| Ok(form_report(self.address.as_str(), &answer)?));
         report.map_err(|unusable| match unusable {
             Unusable::Call(status) => failed(&status),
@@ -188,15 +211,21 @@ impl Target {
         })
     }
 
-    /// Sends the seed on a connection of its own. Returns once the seed is durable.
-    async fn keep(&self, seed: &Arc<PreparedSeed>, bar: &ProgressBar) -> Result<(), AttemptError> {
+    /// Sends the seed on a connection of its own. Returns once the seed is durable. The acceptor has `patience` or more, for
+    /// its disk, and the time of the slowest upload.
+    async fn keep(
+        &self,
+        seed: &Arc<PreparedSeed>,
+        bar: &ProgressBar,
+        patience: Duration,
+    ) -> Result<(), AttemptError> {
         let (parts_in, mut parts) = mpsc::channel(PARTS_MAX);
         let (channel, _socket) = dedicated(&self.address);
         let mut client = AcceptorClient::new(channel).with_message_limits();
         let (sent, shown) = (Arc::clone(seed), bar.clone());
         let sending = spawn_blocking(move || sent.send(&parts_in, &shown));
         let parts = stream::poll_fn(move |context| parts.poll_recv(context));
-        let patience = FORM_TIMEOUT * 2 + Duration::from_secs(seed.bytes() / RATE_MIN);
+        let patience = patience.max(FORM_TIMEOUT * 2) + Duration::from_secs(seed.bytes() / RATE_MIN);
         let answer = timeout(patience, client.keep(parts)).await;
         // With the connection, the receiver of the parts goes, and the thread ends.
         drop(client);
@@ -240,5 +269,22 @@ fn failed(status: &Status) -> AttemptError {
         | Code::Unavailable
         | Code::DataLoss
         | Code::Unauthenticated => AttemptError::Again(reason(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_backup_of_a_restored_cluster_needs_acceptors_that_keep_earlier_restores() {
+        let of_earlier_release = pb::FormResponse::default();
+        let of_this_release = pb::FormResponse {
+            keeps_earlier_restores: true,
+            ..of_earlier_release.clone()
+        };
+        assert!(is_too_old(&of_earlier_release, true));
+        assert!(!is_too_old(&of_earlier_release, false));
+        assert!(!is_too_old(&of_this_release, true));
     }
 }

@@ -37,9 +37,11 @@ pub enum SeedRefusal {
     /// Another restore came first.
     #[error(
         "this acceptor holds the backup of another restore, to cluster {held}: finish that \"paxos restore\", with the same \
-         FILE, the same acceptors and the same --above. Or, while no acceptor of both restores is formed, including \
-         unreachable acceptors, empty the data directories of all these acceptors and begin again. If any of these acceptors \
-         is formed, never empty a data directory"
+         FILE, the same acceptors and the same --above. If that restore is refused too, because the two lists of acceptors \
+         differ, or to give that restore up, first end both commands and stop all proposers and these acceptors. Then, while \
+         no acceptor of either list is formed, including unreachable acceptors, empty the data directories of all these \
+         acceptors, start them and repeat one of the two commands. If any of these acceptors is formed, never empty a data \
+         directory"
     )]
     OtherSeed {
         /// The cluster of the held seed.

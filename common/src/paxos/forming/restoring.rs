@@ -57,6 +57,17 @@ pub enum RestoreConflict {
         /// Address of the acceptor.
         address: Arc<str>,
     },
+    /// An acceptor has stored the configuration without the slots lost by earlier restores.
+    #[error(
+        "{address}: this acceptor has stored the configuration of this restore without the versions lost by earlier restores, \
+         because an earlier release took part. While no listed acceptor is formed, including unreachable acceptors, stop the \
+         proposers, update every acceptor, empty every listed data directory and repeat this command. If any listed acceptor is \
+         formed, never empty a data directory: the cluster is right, but for reads at such versions, which are answered"
+    )]
+    ShortList {
+        /// Address of the acceptor.
+        address: Arc<str>,
+    },
     /// An acceptor takes no seed.
     #[error("{address}: {refusal}")]
     Refused {
@@ -199,8 +210,17 @@ impl Restoring {
                 Membership::Seeded(_) => is_formed,
                 Membership::Forming(_) | Membership::Formed(_) => false,
             });
-        match lost {
-            Some((address, _)) => Err(RestoreConflict::LostDisk {
+        if let Some((address, _)) = lost {
+            let address = Arc::clone(address);
+            return Err(RestoreConflict::LostDisk { address });
+        }
+        let short = self.reports.iter().find(|(_, report)| match &report.membership {
+            Membership::Forming(stored) => stored.origin() != Some(&self.origin),
+            // Nothing is left to do.
+            Membership::Formed(_) | Membership::Blank | Membership::Seeded(_) => false,
+        });
+        match short {
+            Some((address, _)) => Err(RestoreConflict::ShortList {
                 address: Arc::clone(address),
             }),
             None => Ok(()),

@@ -10,6 +10,7 @@ use crate::paxos::{
 };
 
 mod beside;
+mod earlier;
 
 fn origin(backup: u8) -> Origin {
     Origin::after([backup; 32], Slot::new(9).unwrap(), None).unwrap()

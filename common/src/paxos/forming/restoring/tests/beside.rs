@@ -52,6 +52,28 @@ fn one_of_two_restores_of_different_backups_is_finished() {
 }
 
 #[test]
+fn restores_into_overlapping_lists_that_refuse_each_other_say_how_both_end() {
+    let mut acceptors = Acceptors::blank(&[1, 2, 3, 4]);
+    let (mut first, mut second) = (restoring(&[1, 2, 3], 7), restoring(&[2, 3, 4], 8));
+    // Each has its lowest acceptor, and the first has acceptor 3 too.
+    let last = |to: &[Arc<str>]| Arc::clone(&to[to.len() - 1]);
+    while acceptors.0[&3].membership() == &Membership::Blank {
+        acceptors.step_at(&mut first, last).unwrap();
+        if acceptors.0[&2].membership() == &Membership::Blank {
+            acceptors.step(&mut second).unwrap();
+        }
+    }
+    for command in [&mut first, &mut second] {
+        let refused = acceptors.finish(command).unwrap_err().to_string();
+        assert!(
+            refused.contains("first end both commands and stop all proposers")
+                && refused.contains("no acceptor of either list is formed"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
 fn proposer_beside_a_restore_never_mixes_and_may_finish_the_restore() {
     let (mut plain_wins, mut restored_wins) = (0, 0);
     for turns in 0..1 << 12 {
