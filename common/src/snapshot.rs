@@ -48,11 +48,11 @@ pub const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Another kind of file.
-    #[error("no snapshot: a snapshot begins with the bytes PXS1. Give a snapshot file")]
+    #[error("no backup and no snapshot: such a file begins with the bytes PXS1. Give another file")]
     Foreign,
     /// The format is newer than this release.
     #[error(
-        "a newer release wrote this snapshot (format {found}; this release reads {supported}): use that release"
+        "a newer release wrote this file (format {found}; this release reads {supported}): use that release"
     )]
     Newer {
         /// The format of the file.
@@ -61,7 +61,7 @@ pub enum SnapshotError {
         supported: u32,
     },
     /// The snapshot of another cluster.
-    #[error("a snapshot of cluster {found}, and this is cluster {expected}: give a snapshot of this cluster")]
+    #[error("a file of cluster {found}, and this is cluster {expected}: give a file of this cluster")]
     OtherCluster {
         /// The cluster in the file.
         found: ClusterId,
@@ -69,26 +69,24 @@ pub enum SnapshotError {
         expected: ClusterId,
     },
     /// The file has no end.
-    #[error("the snapshot is cut off after {bytes} bytes: copy the file again, or use another snapshot")]
+    #[error("the file is cut off after {bytes} bytes: copy the file again, or use another file")]
     Truncated {
         /// Number of bytes in the file.
         bytes: u64,
     },
     /// The file goes on after its end.
-    #[error(
-        "bytes follow the end of the snapshot at {end} bytes: copy the file again, or use another snapshot"
-    )]
+    #[error("bytes follow the end of the content at {end} bytes: copy the file again, or use another file")]
     Trailing {
         /// Length of the snapshot.
         end: u64,
     },
     /// The SHA-256 does not match.
     #[error(
-        "the bytes of the snapshot do not match the SHA-256 at the end: copy the file again, or use another snapshot"
+        "the bytes of the file do not match the SHA-256 at the end: copy the file again, or use another file"
     )]
     Hash,
     /// A record breaks a rule of the format.
-    #[error("record {number} of the snapshot {problem}: copy the file again, or use another snapshot")]
+    #[error("record {number} of the file {problem}: copy the file again, or use another file")]
     Record {
         /// Number of the record, from 1: the header.
         number: u64,
@@ -96,9 +94,7 @@ pub enum SnapshotError {
         problem: String,
     },
     /// The footer states another content.
-    #[error(
-        "the snapshot holds {found} {what}, and states {stated}: copy the file again, or use another snapshot"
-    )]
+    #[error("the file holds {found} {what}, and states {stated}: copy the file again, or use another file")]
     Content {
         /// The compared number.
         what: &'static str,
@@ -108,9 +104,7 @@ pub enum SnapshotError {
         stated: String,
     },
     /// The file is larger than allowed.
-    #[error(
-        "the snapshot has more than {SNAPSHOT_BYTES_MAX} bytes, the limit: delete registers, then make another snapshot"
-    )]
+    #[error("the file has more than {SNAPSHOT_BYTES_MAX} bytes, the limit: delete registers, then try again")]
     TooLarge,
 }
 
@@ -243,7 +237,7 @@ impl ContentRules {
         if version.slot < self.to {
             Ok(())
         } else {
-            Err("has a version at or above the end of the snapshot")
+            Err("has a version at or above the end, `to`")
         }
     }
 

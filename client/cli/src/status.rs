@@ -23,7 +23,7 @@ use crate::{
 
 mod acceptors;
 
-use acceptors::acceptor_table;
+use acceptors::{acceptor_table, trims};
 
 /// Interval of the questions with `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -111,6 +111,7 @@ async fn print(args: &Args, status: &ClusterReport, verdict: &Verdict) -> Result
 fn text(status: &ClusterReport, verdict: &Verdict) -> String {
     let mut text = headline(status, verdict);
     text += &format!("\n{}\n", acceptor_table(status, verdict));
+    text += &trims(status);
     if !verdict.peers.is_empty() {
         text += &format!("\n{}\n", peer_table(verdict));
     }
@@ -166,7 +167,8 @@ fn peer_table(verdict: &Verdict) -> String {
         "LAG",
         "STATE",
         "QUEUED",
-        "DIGEST",
+        "LOG DIGEST",
+        "STATE DIGEST",
     ];
     let mut table = table(&header);
     for peer in &verdict.peers {
@@ -184,7 +186,7 @@ fn age(peer: &Peer) -> String {
     }
 }
 
-fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 11] {
+fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 12] {
     let dash = || "-".to_owned();
     let (address, age) = (printable(&peer.report.address), age(peer));
     match &peer.report.progress {
@@ -202,13 +204,15 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 11] {
                 dash(),
                 progress.queued.to_string(),
                 dash(),
+                dash(),
             ]
         }
         Some(Progress::Learner(progress)) => {
-            let latest = progress
-                .digests
-                .first()
-                .map(|digest| prefix(&hex(&digest.digest)));
+            let latest = |of: fn(&pb::Digest) -> &[u8]| {
+                let shown = progress.digests.first().map(|digest| prefix(&hex(of(digest))));
+                // An earlier release knows no digest of the state.
+                shown.filter(|digits| !digits.is_empty()).unwrap_or_else(dash)
+            };
             [
                 "learner".to_owned(),
                 address,
@@ -222,7 +226,11 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 11] {
                 dash(),
                 match peer.installed_percent {
                     Some(percent) => format!("INSTALLING {percent} %"),
-                    None => latest.unwrap_or_else(dash),
+                    None => latest(|digest| &digest.digest),
+                },
+                match peer.installed_percent {
+                    Some(_) => dash(),
+                    None => latest(|digest| &digest.state),
                 },
             ]
         }
@@ -230,6 +238,7 @@ fn peer_row(peer: &Peer, verdict: &Verdict) -> [String; 11] {
             "?".to_owned(),
             address,
             age,
+            dash(),
             dash(),
             dash(),
             dash(),

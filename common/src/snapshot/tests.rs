@@ -254,7 +254,7 @@ fn records_against_a_rule_are_refused_by_name() {
     let cases: [(Change<'_>, &str); 14] = [
         (
             &|records| records.swap(1, 2),
-            "record 3 of the snapshot is a register out of order",
+            "record 3 of the file is a register out of order",
         ),
         (
             &|records| records.insert(1, records[1].clone()),
@@ -273,7 +273,7 @@ fn records_against_a_rule_are_refused_by_name() {
         (&|records| records.insert(1, records[0].clone()), "second header"),
         (
             &|records| drop(records.remove(0)),
-            "record 1 of the snapshot is no header",
+            "record 1 of the file is no header",
         ),
         (
             &|records| drop(records.remove(1)),
@@ -297,7 +297,7 @@ fn records_against_a_rule_are_refused_by_name() {
     for (change, expected) in cases {
         let found = changed(change);
         assert!(found.contains(expected), "{expected}: {found}");
-        assert!(found.contains("another snapshot"), "{found}");
+        assert!(found.contains("another file"), "{found}");
     }
 }
 

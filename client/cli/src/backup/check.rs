@@ -127,12 +127,8 @@ mod tests {
             (changed(bytes.len() / 2, 8), Exit::Storage, "copy the file again"),
             (changed(bytes.len() - 1, 8), Exit::Storage, "SHA-256"),
             ([&bytes[..], b"x"].concat(), Exit::Storage, "bytes follow the end"),
-            (b"SQLite format 3".to_vec(), Exit::Refused, "no snapshot"),
-            (
-                changed(3, b'2'),
-                Exit::Refused,
-                "a newer release wrote this snapshot",
-            ),
+            (b"SQLite format 3".to_vec(), Exit::Refused, "no backup"),
+            (changed(3, b'2'), Exit::Refused, "a newer release wrote this file"),
         ];
         for (bytes, code, text) in cases {
             fs::write(&file, bytes).unwrap();

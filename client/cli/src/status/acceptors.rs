@@ -35,6 +35,30 @@ pub(super) fn acceptor_table(status: &ClusterReport, verdict: &Verdict) -> Strin
     trimmed(&table)
 }
 
+/// What a person has to do for the next trim of each log: a line for each reason, with the acceptors that wait for it.
+pub(super) fn trims(status: &ClusterReport) -> String {
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    let answers = status
+        .acceptors
+        .iter()
+        .filter_map(|report| report.answer.as_ref().ok());
+    for answer in answers.filter(|answer| answer.waits_for_person) {
+        let name = printable(&answer.id);
+        match reasons.iter_mut().find(|(reason, _)| *reason == answer.waits_for) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((&answer.waits_for, vec![name])),
+        }
+    }
+    let line = |(reason, names): &(&str, Vec<String>)| {
+        format!(
+            "the next trim of {} waits for {}\n",
+            names.join(", "),
+            printable(reason)
+        )
+    };
+    reasons.iter().map(line).collect()
+}
+
 fn acceptor_row(address: String, answer: &AcceptorStatusResponse, votes: bool) -> [String; 14] {
     let membership = match answer.membership() {
         Membership::Unspecified => "?",
@@ -84,6 +108,39 @@ mod tests {
     use paxos_proto::v1 as pb;
 
     use super::*;
+    use crate::verdict::{
+        judge,
+        tests::{healthy, lose},
+    };
+
+    #[test]
+    fn every_reason_is_a_line_with_its_acceptors() {
+        let mut status = healthy();
+        assert_eq!(
+            trims(&status),
+            "",
+            "acceptors of an earlier release give no reason"
+        );
+        for (report, reason) in status
+            .acceptors
+            .iter_mut()
+            .zip(["a leader", "a\nlearner", "a leader"])
+        {
+            let answer = report.answer.as_mut().unwrap();
+            answer.waits_for = reason.to_owned();
+        }
+        assert_eq!(trims(&status), "", "no person is needed");
+        for report in &mut status.acceptors {
+            report.answer.as_mut().unwrap().waits_for_person = true;
+        }
+        let expected =
+            "the next trim of a1, a3 waits for a leader\nthe next trim of a2 waits for a\\nlearner\n";
+        assert_eq!(trims(&status), expected);
+        lose(&mut status, 0);
+        assert!(trims(&status).contains("of a3 waits"));
+        let verdict = judge(&status);
+        assert!(crate::status::text(&status, &verdict).contains("the next trim of a3 waits for a leader"));
+    }
 
     #[test]
     fn snapshots_of_an_acceptor_are_shown_by_their_ends_and_the_received_part() {

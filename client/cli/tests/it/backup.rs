@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Cluster, run, stderr};
+use crate::harness::{Cluster, run, stderr, stdout, until};
 use serde_json::Value;
 
 const STORAGE: i32 = 74;
@@ -48,6 +48,35 @@ async fn backup_has_every_acknowledged_write_and_can_be_checked() {
         "{table}"
     );
 
+    // A learner with the same slots has the same digests.
+    let (at_digests, shown) = until("the learners have the slots of a backup", async || {
+        let (saved, _) = backup(&[&[file.as_str()], &connection[..]].concat(), 0).await;
+        let saved: Value = serde_json::from_str(&saved).unwrap();
+        let of_file = ["to", "log_digest", "state_digest"].map(|name| saved[name].clone());
+        let (status, _) = cluster.status().await;
+        let attached = status["attached"].as_array().unwrap();
+        let latest = attached
+            .iter()
+            .filter_map(|peer| peer["report"]["learner"]["digests"].get(0));
+        let digests: Vec<_> = latest
+            .map(|digest| ["to", "digest", "state"].map(|name| digest[name].clone()))
+            .collect();
+        let is_same = |digests: &[Value; 3]| digests[0] == of_file[0];
+        (digests.len() == 2 && digests.iter().all(is_same)).then_some((digests, of_file))
+    })
+    .await;
+    assert_eq!(at_digests, [shown.clone(), shown.clone()]);
+    let (table, _) = backup(&["--check", &file], 0).await;
+    assert!(table.contains("ENDS AT SLOT"), "{table}");
+    for digest in &shown[1..] {
+        let digest = &digest.as_str().unwrap()[..12];
+        let status = stdout(&run(&["status", "--acceptors", &urls]).await);
+        assert!(
+            status.contains(digest) && table.contains(digest),
+            "{status}{table}"
+        );
+    }
+
     // A later backup replaces the file; the state of the other registers is the same.
     client.put("key 7", "back").await.unwrap();
     let (later, _) = backup(&[&[file.as_str()], &connection[..]].concat(), 0).await;
@@ -68,7 +97,7 @@ async fn backup_has_every_acknowledged_write_and_can_be_checked() {
     }
     fs::write(&broken, b"SQLite format 3").unwrap();
     let (_, error) = backup(&["--check", &broken], REFUSED).await;
-    assert!(error.contains("no snapshot"), "{error}");
+    assert!(error.contains("no backup"), "{error}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod again;
 mod before_forming;
 mod seeding;
+mod silent;
 
 use std::{
     fs,
@@ -278,6 +279,14 @@ async fn named_version_raises_the_base_and_an_impossible_one_is_refused() {
     let output = restore(&saved.file, &cluster.urls(), &["--above", &highest]).await;
     let text = refused(&output, 2);
     assert!(text.contains("name a lower version"), "{text}");
+    let output = restore(
+        &saved.file,
+        &cluster.urls(),
+        &["--above", "9223372036854775808.0"],
+    )
+    .await;
+    let text = refused(&output, 2);
+    assert!(text.contains("SLOT is at most 9223372036854775807"), "{text}");
     let above = saved.to + 3 * JUMP;
     let base = restored(&saved.file, &cluster, &["--above", &format!("{above}.7")]).await;
     assert_eq!(base, above + 1 + JUMP);
