@@ -53,7 +53,7 @@ pub(crate) struct Courier {
 }
 
 /// Why a stream is left.
-enum Left {
+enum LeaveReason {
     /// The proposer failed. `proven`: the proposer had served.
     Failed { proven: bool },
     /// Another proposer leads: a stream to the leader.
@@ -83,12 +83,12 @@ impl Courier {
             };
             let left = self.serve(&mut stream, &mut pause, &mut pace).await;
             let proven = match left {
-                Left::Unused => return,
-                Left::ForLeader(leader) => {
+                LeaveReason::Unused => return,
+                LeaveReason::ForLeader(leader) => {
                     to_leader = Some(*leader);
                     true
                 }
-                Left::Failed { proven } => {
+                LeaveReason::Failed { proven } => {
                     self.directory.shun(&stream.suspect.address);
                     proven
                 }
@@ -151,7 +151,7 @@ impl Courier {
         stream: &mut ProposeStream,
         pause: &mut Backoff,
         pace: &mut SearchPace,
-    ) -> Left {
+    ) -> LeaveReason {
         let mut stuck_check = interval(STUCK_CHECK);
         stuck_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (judge, suspect, progress) = (self.judge.clone(), stream.suspect.clone(), stream.progress());
@@ -167,7 +167,7 @@ impl Courier {
                 // Cancel safe: a command is either taken or still queued.
                 submission = self.queue.recv(), if stream.has_room() => match submission {
                     Some(submission) => stream.send(submission),
-                    None => return Left::Unused,
+                    None => return LeaveReason::Unused,
                 },
                 // Cancel safe, as documented.
                 arrival = stream.arrival() => match arrival {
@@ -177,22 +177,22 @@ impl Courier {
                         self.directory.trust(&stream.suspect.address);
                         pause.reset();
                     }
-                    Arrival::Helpless | Arrival::Over => return Left::Failed { proven },
+                    Arrival::Helpless | Arrival::Over => return LeaveReason::Failed { proven },
                 },
                 // Cancel safe: a missed tick only delays the check.
                 _ = stuck_check.tick() => if stream.is_stuck() {
                     tracing::debug!(address = %stream.suspect.address, "proposer owes answers, trying another");
-                    return Left::Failed { proven };
+                    return LeaveReason::Failed { proven };
                 },
                 // Not cancelled by the other arms: polled again.
                 () = &mut replaced => {
                     stream.give_up();
-                    return Left::Failed { proven: true };
+                    return LeaveReason::Failed { proven: true };
                 }
                 // Likewise.
                 leader = &mut at_leader => {
                     tracing::debug!(from = %suspect.address, to = %leader.suspect.address, "moving to the leader");
-                    return Left::ForLeader(Box::new(leader));
+                    return LeaveReason::ForLeader(Box::new(leader));
                 }
             }
         }

@@ -1,3 +1,5 @@
+//! Streams of requests against a driver played by the test: deadlines, answers, the named leader, and the end.
+
 use std::future::ready;
 
 use paxos_common::{
