@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 
 use crate::{
     address::Directory,
-    standing::{self, Standing, client_at},
+    standing::{self, ProposerStanding, client_at},
     stream::ProposeStream,
 };
 
@@ -74,7 +74,7 @@ pub(crate) async fn find(
     directory: &Directory,
     (current, cluster): (&Address, Option<&Bytes>),
     leader: &Address,
-) -> Option<(Address, Standing, ProposerClient<Channel>)> {
+) -> Option<(Address, ProposerStanding, ProposerClient<Channel>)> {
     for address in directory.leader_candidates(leader, current) {
         let mut client = client_at(&address);
         if let Ok(standing) = standing::ask(&mut client).await

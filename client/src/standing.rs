@@ -17,7 +17,7 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The answer of a proposer about itself. The default stands for an answer without these facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct ProposerStanding {
     /// The number of the process; `None` when not reported.
     pub(crate) process: Option<u64>,
     /// The cluster; `None` when not reported.
@@ -28,7 +28,7 @@ pub(crate) struct Standing {
     pub(crate) leader: Option<Address>,
 }
 
-impl Standing {
+impl ProposerStanding {
     fn of(status: &ProposerStatusResponse) -> Self {
         let leads = status.phase() == ProposerPhase::Leading;
         let leader = status.leader_address.parse().ok();
@@ -58,11 +58,11 @@ pub(crate) fn client_at(address: &Address) -> ProposerClient<Channel> {
 ///
 /// # Errors
 /// The proposer cannot be reached, or does not answer within [`PROBE_PATIENCE`].
-pub(crate) async fn ask(client: &mut ProposerClient<Channel>) -> Result<Standing, Cause> {
+pub(crate) async fn ask(client: &mut ProposerClient<Channel>) -> Result<ProposerStanding, Cause> {
     match timeout(PROBE_PATIENCE, client.status(ProposerStatusRequest {})).await {
-        Ok(Ok(response)) => Ok(Standing::of(&response.into_inner())),
+        Ok(Ok(response)) => Ok(ProposerStanding::of(&response.into_inner())),
         // An error sent by the proposer is an answer; the transport's own errors have a source.
-        Ok(Err(status)) if status.source().is_none() => Ok(Standing::default()),
+        Ok(Err(status)) if status.source().is_none() => Ok(ProposerStanding::default()),
         Ok(Err(status)) => Err(Cause::of(&status)),
         Err(_elapsed) => Err(Cause::of(&Status::deadline_exceeded(""))),
     }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn leader_names_no_other_leader() {
         let at = |phase: ProposerPhase, leader: &str| {
-            Standing::of(&ProposerStatusResponse {
+            ProposerStanding::of(&ProposerStatusResponse {
                 proposer: 7,
                 phase: phase.into(),
                 leader_address: leader.to_owned(),
@@ -97,7 +97,7 @@ mod tests {
     fn leader_of_another_cluster_does_not_lead_here() {
         let [ours, other] = [[1; 16], [2; 16]].map(|id: [u8; 16]| Bytes::copy_from_slice(&id));
         let leader = |cluster_id: &Bytes| {
-            Standing::of(&ProposerStatusResponse {
+            ProposerStanding::of(&ProposerStatusResponse {
                 cluster_id: cluster_id.clone(),
                 phase: ProposerPhase::Leading.into(),
                 ..ProposerStatusResponse::default()
@@ -106,6 +106,6 @@ mod tests {
         assert!(leader(&ours).leads_in(Some(&ours)));
         assert!(!leader(&other).leads_in(Some(&ours)));
         assert!(leader(&other).leads_in(None) && leader(&Bytes::new()).leads_in(Some(&ours)));
-        assert!(!Standing::default().leads_in(Some(&ours)));
+        assert!(!ProposerStanding::default().leads_in(Some(&ours)));
     }
 }

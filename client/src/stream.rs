@@ -27,7 +27,7 @@ use crate::{
     code::ErrorCode,
     error::{Cause, Failed, read_version},
     stall::{AnswerWait, Judge, Suspect},
-    standing::{self, Standing, client_at},
+    standing::{self, ProposerStanding, client_at},
 };
 
 /// Maximum number of unanswered commands on a stream: several times the number that saturates a leader, and a bound for
@@ -109,7 +109,7 @@ pub(crate) enum Arrival {
 pub(crate) struct ProposeStream {
     pub(crate) suspect: Suspect,
     /// The proposer's answer about itself at the opening.
-    pub(crate) standing: Standing,
+    pub(crate) standing: ProposerStanding,
     requests: mpsc::Sender<ProposeStreamRequest>,
     responses: Streaming<ProposeStreamResponse>,
     in_flight: HashMap<u64, oneshot::Sender<Result<Version, Failed>>>,

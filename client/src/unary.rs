@@ -22,7 +22,7 @@ use crate::{
 
 /// The proposer in use.
 #[derive(Clone, Debug)]
-struct Chosen {
+struct ChosenProposer {
     suspect: Suspect,
     cluster: Option<Bytes>,
     client: ProposerClient<Channel>,
@@ -32,7 +32,7 @@ struct Chosen {
 pub(crate) struct Unary {
     directory: Arc<Directory>,
     /// The proposer in use; `None` before the first call and after a failure.
-    chosen: Mutex<Option<Chosen>>,
+    chosen: Mutex<Option<ChosenProposer>>,
     /// Held while a call chooses a proposer; the other calls wait for the choice.
     choosing: tokio::sync::Mutex<()>,
     judge: Arc<Judge>,
@@ -112,7 +112,7 @@ impl Unary {
         Err(failed)
     }
 
-    async fn choose(self: &Arc<Self>) -> Result<Chosen, Cause> {
+    async fn choose(self: &Arc<Self>) -> Result<ChosenProposer, Cause> {
         if let Some(chosen) = self.chosen().clone() {
             return Ok(chosen);
         }
@@ -126,7 +126,7 @@ impl Unary {
             let answer = standing::ask(&mut client).await;
             let is_silent = answer.is_err();
             let standing = answer.unwrap_or_default();
-            let chosen = Chosen {
+            let chosen = ChosenProposer {
                 suspect: Suspect {
                     address,
                     process: standing.process,
@@ -151,7 +151,7 @@ impl Unary {
     }
 
     /// Searches in the background for the leader named by the proposer `current`, and uses the leader from then on.
-    fn move_to(self: &Arc<Self>, named: Address, current: &Chosen) {
+    fn move_to(self: &Arc<Self>, named: Address, current: &ChosenProposer) {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         if Instant::now() < pace.due(&named) {
             return;
@@ -170,7 +170,7 @@ impl Unary {
             {
                 tracing::debug!(from = %at, to = %address, "moving to the leader");
                 let process = standing.process;
-                *chosen = Chosen {
+                *chosen = ChosenProposer {
                     suspect: Suspect { address, process },
                     cluster: standing.cluster,
                     client,
@@ -184,7 +184,7 @@ impl Unary {
         self.chosen().take_if(|chosen| chosen.suspect.address == *address);
     }
 
-    fn chosen(&self) -> std::sync::MutexGuard<'_, Option<Chosen>> {
+    fn chosen(&self) -> std::sync::MutexGuard<'_, Option<ChosenProposer>> {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
