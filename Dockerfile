@@ -29,9 +29,10 @@ FROM debian:bookworm-slim
 LABEL org.opencontainers.image.title="paxos" \
       org.opencontainers.image.description="Paxos with separate roles: acceptor, proposer, learner, and the client paxos" \
       org.opencontainers.image.licenses="Apache-2.0"
-# A volume that is mounted at /data for the first time takes over its owner.
+# A volume that is mounted at /data, or below /tls, for the first time takes over its owner.
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin paxos \
-    && install --directory --owner=paxos --group=paxos --mode=0700 /data
+    && install --directory --owner=paxos --group=paxos --mode=0700 /data /tls /tls/acceptor /tls/proposer \
+        /tls/learner /tls/client /tls/operator
 COPY --from=build /paxos/target/release/acceptor /paxos/target/release/proposer \
      /paxos/target/release/learner /paxos/target/release/paxos /usr/local/bin/
 # The certificates that clients of TLS trust: for a collector at https://.

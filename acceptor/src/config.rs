@@ -5,8 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::Parser;
 use paxos_common::{
     peer::Address,
-    service::config::{
-        ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, parse_duration, version,
+    service::{
+        config::{ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, parse_duration, version},
+        security::{SecurityArgs, SecuritySettings},
     },
 };
 
@@ -58,6 +59,10 @@ pub struct Args {
     /// How the process runs
     #[command(flatten)]
     pub runtime: RuntimeArgs,
+
+    /// How connections are secured
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 /// Settings of [`run`](crate::run).
@@ -75,6 +80,8 @@ pub struct Config {
     pub advertise: Option<Address>,
     /// Address of metrics and probes.
     pub metrics: MetricsListen,
+    /// How connections are secured.
+    pub security: SecuritySettings,
 }
 
 impl From<Args> for Config {
@@ -86,6 +93,7 @@ impl From<Args> for Config {
             restart_max: args.restart_max,
             advertise: args.listen.advertise,
             metrics: args.metrics.listen(),
+            security: args.security.into(),
         }
     }
 }

@@ -38,10 +38,13 @@ mod worker;
 
 use std::time::Duration;
 
-use paxos_common::service::{
-    failure::Failure,
-    role::{RoleFrame, addresses},
-    shutdown::Shutdown,
+use paxos_common::{
+    service::{
+        failure::Failure,
+        role::{RoleFrame, RolePlace},
+        shutdown::Shutdown,
+    },
+    tls::RoleName,
 };
 use paxos_proto::v1::acceptor_server::AcceptorServer;
 use tokio::net::TcpListener;
@@ -59,15 +62,16 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// The directory cannot be used (74; 78 for a foreign directory), a commit failed (74).
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
-    let (local, address) = addresses(&listener, config.advertise.as_ref())?;
-    let frame = RoleFrame::start("acceptor", &config.id, &shutdown)?;
+    let (role, advertise) = (RoleName::Acceptor, config.advertise.as_ref());
+    let place = RolePlace::of(role, &listener, advertise, config.security.clone(), &[])?;
+    let frame = RoleFrame::start(role, &config.id, &place.security, &shutdown)?;
     let instruments = Instruments::new(&frame.metrics);
     frame.serve_metrics(config.metrics).await?;
 
     let starter = Starter {
         config,
-        local,
-        address,
+        local: place.local,
+        address: place.address,
         frame: &frame,
         instruments,
         shutdown: shutdown.clone(),

@@ -15,7 +15,7 @@ use paxos_common::{
     },
     service::{
         metrics::UnreadyReason,
-        server::{received, room},
+        server::{received, rights, room},
         shutdown::Shutdown,
     },
     trace::Tracer,
@@ -58,7 +58,7 @@ use check::{check_address, check_ballot, check_older, check_version, malformed, 
 use give::GIVEN_MAX;
 use jumps::Jumps;
 pub(crate) use parts::{Name, ServiceParts};
-use streams::{attached, observe_frame, promise};
+use streams::{allowed, attached, observe_frame, promise};
 
 /// Maximum number of concurrent Observe streams: hundreds of learners with two each. All pages share the budget of
 /// outgoing bytes.
@@ -230,7 +230,10 @@ impl<R> Inner<R> {
 #[tonic::async_trait]
 impl<R: Reader> Acceptor for Service<R> {
     async fn form(&self, request: Request<pb::FormRequest>) -> Result<Response<pb::FormResponse>, Status> {
-        Ok(Response::new(self.inner.form(request.into_inner()).await?))
+        let rights = rights(request.extensions());
+        Ok(Response::new(
+            self.inner.form(request.into_inner(), rights).await?,
+        ))
     }
 
     type PrepareStream = BoxStream<pb::PromisePage>;
@@ -354,7 +357,8 @@ impl<R: Reader> Acceptor for Service<R> {
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let address = request.remote_addr().map(|address| address.ip());
-        let reports = request.into_inner();
+        let rights = rights(request.extensions());
+        let reports = request.into_inner().map(move |report| allowed(report?, rights));
         Ok(self.until_stop(attached(Arc::clone(&self.inner), reports, address)))
     }
 
@@ -363,7 +367,8 @@ impl<R: Reader> Acceptor for Service<R> {
         request: Request<Streaming<pb::KeepRequest>>,
     ) -> Result<Response<pb::KeepResponse>, Status> {
         let trace = received(request.extensions()).cloned();
-        let kept = keep::keep(Arc::clone(&self.inner), trace, request.into_inner()).await?;
+        let rights = rights(request.extensions());
+        let kept = keep::keep(Arc::clone(&self.inner), trace, rights, request.into_inner()).await?;
         Ok(Response::new(kept))
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use paxos_common::peer::Address;
+use paxos_common::peer::{Address, Dialer};
 use paxos_proto::v1::{AttachedPeer, Role, attach_request::Progress};
 use rand::seq::SliceRandom as _;
 use tokio::time::Instant;
@@ -38,6 +38,8 @@ pub(crate) struct Leader {
 /// Finds addresses, best first.
 #[derive(Debug)]
 pub(crate) struct Directory {
+    /// Opens all connections of the client.
+    pub(crate) dialer: Dialer,
     pub(crate) acceptors: AcceptorClients,
     proposers: Vec<Address>,
     learners: Vec<Address>,
@@ -46,9 +48,10 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    pub(crate) fn new(config: ClientConfig) -> Self {
+    pub(crate) fn new(config: ClientConfig, dialer: Dialer) -> Self {
         Self {
-            acceptors: AcceptorClients::new(&config.acceptors),
+            acceptors: AcceptorClients::new(&config.acceptors, &dialer),
+            dialer,
             proposers: config.proposers,
             learners: config.learners,
             failed: Mutex::default(),
@@ -137,8 +140,11 @@ impl Directory {
                 .status(SEARCH_PATIENCE, |status| !attached(status, role).is_empty())
                 .await;
             let found = attached(&status, role);
+            let count = found.len();
+            let usable = found.into_iter().filter(|address| self.dialer.accepts(address));
+            let found: Vec<_> = usable.collect();
             if found.is_empty() {
-                return Err(none_found(&status, role));
+                return Err(none_found(&status, role, count));
             }
             found
         } else {
@@ -238,12 +244,19 @@ fn attached(status: &ClusterReport, role: Role) -> Vec<Address> {
     peers.into_iter().map(|(address, _)| address).collect()
 }
 
-fn none_found(status: &ClusterReport, role: Role) -> Cause {
+/// No process of the role can be used; `ignored`: the number of those whose addresses have the other scheme.
+fn none_found(status: &ClusterReport, role: Role, ignored: usize) -> Cause {
     let role = if role == Role::Learner {
         "learner"
     } else {
         "proposer"
     };
+    if ignored > 0 {
+        return Cause::unavailable(format!(
+            "the acceptors name {ignored} {role}s, and no address of these has the scheme of the acceptors: with TLS \
+             every process advertises https://"
+        ));
+    }
     match status
         .acceptors
         .iter()
@@ -408,7 +421,7 @@ mod tests {
             proposers: proposers.clone(),
             ..ClientConfig::default()
         };
-        let directory = Directory::new(config);
+        let directory = Directory::new(config, Dialer::default());
         assert_eq!(directory.proposers().await.unwrap(), proposers);
         directory.shun(&proposers[0]);
         assert_eq!(

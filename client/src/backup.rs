@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use paxos_common::{
-    peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{Address, Backoff, Dialer, MESSAGE_BYTES_MAX},
     snapshot::SNAPSHOT_BYTES_MAX,
 };
 use paxos_proto::v1::{BackupRequest, BackupResponse, SnapshotId, learner_client::LearnerClient};
@@ -93,7 +93,7 @@ impl Client {
                 Err(cause) => last = cause,
                 Ok(learners) => {
                     for learner in learners {
-                        match begin(&learner, silence_max).await {
+                        match begin(&self.directory.dialer, &learner, silence_max).await {
                             Ok(backup) => return Ok(backup),
                             Err(cause) => last = cause.at(&learner),
                         }
@@ -113,8 +113,9 @@ impl Client {
 }
 
 /// Begins a backup at a learner. Returns once the learner has made the file.
-async fn begin(learner: &Address, silence_max: Duration) -> Result<Backup, Cause> {
-    let mut client = LearnerClient::new(connect_lazy(learner)).max_decoding_message_size(MESSAGE_BYTES_MAX);
+async fn begin(dialer: &Dialer, learner: &Address, silence_max: Duration) -> Result<Backup, Cause> {
+    let channel = dialer.to_learner(learner);
+    let mut client = LearnerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let opened = timeout(silence_max, client.backup(BackupRequest {})).await;
     let opened = opened.map_err(|_elapsed| Cause::deadline())?;
     let mut stream = opened.map_err(|status| Cause::of(&status))?.into_inner();

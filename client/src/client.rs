@@ -51,7 +51,8 @@ pub struct Client {
 
 /// Making a client.
 impl Client {
-    /// A client of the cluster with these acceptors, each a URL `http://HOST:PORT`. One reachable acceptor is enough;
+    /// A client of the cluster with these acceptors, each a URL `http://HOST:PORT`, in plaintext: with TLS use
+    /// [`new`](Self::new) and [`ClientConfig::tls`]. One reachable acceptor is enough;
     /// with more URLs, more acceptors may be down.
     ///
     /// Nothing is connected before the first call, so this succeeds while the cluster is still down.
@@ -67,15 +68,18 @@ impl Client {
 
     /// A client with this configuration, like [`connect`](Self::connect).
     ///
+    /// Reads the files of [`ClientConfig::tls`], if any, and from now on again every ten seconds.
+    ///
     /// # Errors
-    /// No acceptor is given.
+    /// No acceptor is given, the files cannot be used, or an address has the wrong scheme: `https://` with TLS, and
+    /// `http://` without.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
-        config.check()?;
+        let dialer = config.dialer()?;
         let timeout = config.timeout;
-        let directory = Arc::new(Directory::new(config));
+        let directory = Arc::new(Directory::new(config, dialer));
         let (queue, submissions) = mpsc::channel(QUEUE_MAX);
         let obstacle = Obstacle::default();
         let judge = Arc::new(Judge::new(directory.clone()));

@@ -22,7 +22,7 @@ pub enum ErrorCode {
     NotFound = 5,
     /// Not used by the cluster.
     AlreadyExists = 6,
-    /// Not used by the cluster.
+    /// The certificate of the client does not allow the call.
     PermissionDenied = 7,
     /// A queue or a disk is full.
     ResourceExhausted = 8,

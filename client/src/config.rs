@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use paxos_common::peer::Address;
+use paxos_common::{
+    peer::{Address, Dialer},
+    tls::{OwnRole, Tls, TlsSettings},
+};
 
 use crate::error::ConfigError;
 
@@ -42,6 +45,9 @@ pub struct ClientConfig {
     /// Longest duration of a call, with all attempts; at most thirty days. For subscriptions, watches and elections:
     /// longest time without an answer of the cluster. Default: 10 seconds.
     pub timeout: Duration,
+    /// The TLS identity of the client: the certificate must name the role `client` or `operator` of the cluster's domain.
+    /// `None`: plaintext.
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for ClientConfig {
@@ -51,12 +57,14 @@ impl Default for ClientConfig {
             proposers: Vec::new(),
             learners: Vec::new(),
             timeout: TIMEOUT,
+            tls: None,
         }
     }
 }
 
 impl ClientConfig {
-    /// A configuration with these acceptors, each a URL `http://HOST:PORT`, and the defaults.
+    /// A configuration with these acceptors, each a URL `http://HOST:PORT`, or `https://HOST:PORT` with TLS, and the
+    /// defaults.
     ///
     /// # Errors
     /// A text is not such a URL, or no acceptor is given.
@@ -73,8 +81,29 @@ impl ClientConfig {
         Ok(config)
     }
 
-    /// Checks that a client can be made of the configuration.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// Checks the configuration, and reads the files of the TLS identity.
+    ///
+    /// # Errors
+    /// No client can be made of the configuration.
+    pub(crate) fn dialer(&self) -> Result<Dialer, ConfigError> {
+        self.check()?;
+        let tls = self.tls.clone().map(|settings| Tls::load(settings, OwnRole::Any));
+        let tls = tls
+            .transpose()
+            .map_err(|error| ConfigError::Tls(error.to_string()))?;
+        if let Some(tls) = &tls {
+            tls.keep_reloaded();
+        }
+        let dialer = Dialer::new(tls);
+        let addresses = [&self.acceptors, &self.proposers, &self.learners];
+        let refusal = addresses
+            .into_iter()
+            .flatten()
+            .find_map(|address| dialer.refusal(address));
+        refusal.map_or(Ok(dialer), |refusal| Err(ConfigError::Address(refusal)))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
         if self.acceptors.is_empty() {
             return Err(ConfigError::NoAcceptors);
         }

@@ -127,7 +127,8 @@ impl Courier {
         let mut opening = FuturesUnordered::new();
         loop {
             if let Some(address) = candidates.next() {
-                opening.push(async move { (address.clone(), ProposeStream::open(address).await) });
+                let dialer = &self.directory.dialer;
+                opening.push(async move { (address.clone(), ProposeStream::open(address, dialer).await) });
             }
             tokio::select! {
                 // Cancel safe: a late stream is dropped, and no command was handed to the stream.

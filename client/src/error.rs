@@ -116,6 +116,9 @@ pub enum ConfigError {
     /// A text is not the URL of an acceptor.
     #[error("{0}")]
     Address(String),
+    /// The files of the TLS identity cannot be used.
+    #[error("{0}")]
+    Tls(String),
 }
 
 /// A command was not ordered, or its outcome is unknown.
@@ -260,6 +263,8 @@ impl Failed {
             (Some(Fate::NotProposed), Code::ResourceExhausted) if cause.retry_delay.is_none() => {
                 Self::Refused(cause)
             }
+            // Another certificate is needed.
+            (Some(Fate::NotProposed), Code::PermissionDenied) => Self::Refused(cause),
             (Some(Fate::NotProposed), _) => Self::NotProposed(cause),
             (Some(Fate::OutcomeUnknown), _) => Self::OutcomeUnknown(cause),
             (
@@ -331,7 +336,7 @@ impl Unanswered {
         let cause = Cause::of(status);
         match status.code() {
             Code::InvalidArgument => Some(Self::Invalid(cause)),
-            Code::FailedPrecondition => Some(Self::Refused(cause)),
+            Code::FailedPrecondition | Code::PermissionDenied => Some(Self::Refused(cause)),
             Code::OutOfRange => Some(Self::OutOfRange(cause)),
             Code::Aborted => Some(Self::Aborted(cause)),
             _ => None,

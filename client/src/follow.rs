@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use paxos_common::{
-    peer::{Address, Backoff, MESSAGE_BYTES_MAX, connect_lazy},
+    peer::{Address, Backoff, MESSAGE_BYTES_MAX},
     wire::status::KeptSlots,
 };
 use paxos_proto::v1::learner_client::LearnerClient;
@@ -188,7 +188,8 @@ impl<F: FollowedContent> Follower<F> {
     /// Reads from a learner that sends its first message within `share`.
     async fn follow(&mut self, address: &Address, share: Duration) -> StopReason {
         let first_by = Instant::now() + share;
-        let client = LearnerClient::new(connect_lazy(address)).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let channel = self.directory.dialer.to_learner(address);
+        let client = LearnerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut stream = match timeout(self.open_patience.min(share), self.feed.open(client)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return judge(&status),

@@ -76,7 +76,7 @@ pub(crate) async fn find(
     leader: &Address,
 ) -> Option<(Address, ProposerStanding, ProposerClient<Channel>)> {
     for address in directory.leader_candidates(leader, current) {
-        let mut client = client_at(&address);
+        let mut client = client_at(&address, &directory.dialer);
         if let Ok(standing) = standing::ask(&mut client).await
             && standing.leads_in(cluster)
         {
@@ -109,7 +109,7 @@ pub(crate) async fn stream(
         }
         pace.began(&leader);
         for address in directory.leader_candidates(&leader, current) {
-            if let Ok(stream) = ProposeStream::open(address).await
+            if let Ok(stream) = ProposeStream::open(address, &directory.dialer).await
                 && stream.standing.leads_in(cluster)
             {
                 return stream;

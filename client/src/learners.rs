@@ -222,6 +222,7 @@ impl Learners {
 
 #[cfg(test)]
 mod tests {
+    use paxos_common::peer::Dialer;
     use tokio::time::sleep;
 
     use super::*;
@@ -232,7 +233,7 @@ mod tests {
             learners: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             ..ClientConfig::default()
         };
-        Arc::new(Learners::new(Arc::new(Directory::new(config))))
+        Arc::new(Learners::new(Arc::new(Directory::new(config, Dialer::default()))))
     }
 
     #[tokio::test]

@@ -33,6 +33,11 @@
 //!
 //! The directory `client/examples` has short programs: decide, counter, lock, election, log, watch, errors and status.
 //!
+//! # TLS
+//! With [`ClientConfig::tls`] all connections use mutual TLS 1.3. The files are read again while the client lives, so a
+//! renewed certificate needs no restart. A refusal of one of the sides is an error with the code UNAVAILABLE, and
+//! nothing was proposed.
+//!
 //! # When a call fails
 //! Writes of registers, and [`append`](Client::append), run in a session. Within the client's timeout, the library
 //! repeats such a command until the command is known to be ordered. The command takes effect once. If the timeout
@@ -107,6 +112,7 @@ pub use log::LogPage;
 pub use paxos_common::{
     paxos::slot::{Slot, Version},
     peer::Address,
+    tls::{DOMAIN_DEFAULT, Domain, TlsFiles, TlsSettings},
     wire::{
         command::{KEY_BYTES_MAX, VALUE_BYTES_MAX},
         status::KeptSlots,

@@ -145,7 +145,7 @@ impl Judge {
     }
 
     async fn ask(&self, suspect: &Suspect) -> bool {
-        match standing::ask(&mut client_at(&suspect.address)).await {
+        match standing::ask(&mut client_at(&suspect.address, &self.directory.dialer)).await {
             // Another process at the same address does not answer for the earlier process.
             Ok(standing) => {
                 (suspect.process.zip(standing.process)).is_some_and(|(before, now)| before != now)

@@ -3,7 +3,7 @@
 use std::{error::Error as _, time::Duration};
 
 use bytes::Bytes;
-use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_common::peer::{Address, Dialer, MESSAGE_BYTES_MAX};
 use paxos_proto::v1::{
     ProposerPhase, ProposerStatusRequest, ProposerStatusResponse, proposer_client::ProposerClient,
 };
@@ -48,8 +48,8 @@ impl ProposerStanding {
 }
 
 /// A client for the proposer at an address, on a separate connection.
-pub(crate) fn client_at(address: &Address) -> ProposerClient<Channel> {
-    ProposerClient::new(connect_lazy(address))
+pub(crate) fn client_at(address: &Address, dialer: &Dialer) -> ProposerClient<Channel> {
+    ProposerClient::new(dialer.to_proposer(address))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

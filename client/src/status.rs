@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_common::peer::{Address, Dialer, MESSAGE_BYTES_MAX};
 use paxos_proto::v1::{
     AcceptorStatusRequest, AcceptorStatusResponse, LearnerStatusResponse, ProposerStatusResponse,
     acceptor_client::AcceptorClient,
@@ -58,16 +58,16 @@ pub(crate) struct AcceptorClients {
 }
 
 /// A client of the acceptor at `address`, connected when first used.
-fn acceptor_client(address: &Address) -> AcceptorClient<Channel> {
-    AcceptorClient::new(connect_lazy(address)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+fn acceptor_client(dialer: &Dialer, address: &Address) -> AcceptorClient<Channel> {
+    AcceptorClient::new(dialer.to_acceptor(address)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 impl AcceptorClients {
-    pub(crate) fn new(addresses: &[Address]) -> Self {
+    pub(crate) fn new(addresses: &[Address], dialer: &Dialer) -> Self {
         Self {
             clients: addresses
                 .iter()
-                .map(|address| (address.clone(), acceptor_client(address)))
+                .map(|address| (address.clone(), acceptor_client(dialer, address)))
                 .collect(),
         }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use paxos_common::{
-    peer::Address,
+    peer::{Address, Dialer},
     trace::UNSAMPLED,
     wire::status::{Fate, fate_of, from_proto},
 };
@@ -127,8 +127,8 @@ impl ProposeStream {
     ///
     /// # Errors
     /// The proposer cannot be reached or does not answer.
-    pub(crate) async fn open(address: Address) -> Result<Self, Cause> {
-        let mut client = client_at(&address);
+    pub(crate) async fn open(address: Address, dialer: &Dialer) -> Result<Self, Cause> {
+        let mut client = client_at(&address, dialer);
         // As many as can be in flight, so that there is always room: a request waits here only while in flight.
         let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
         let mut asking = client.clone();

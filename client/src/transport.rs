@@ -6,23 +6,32 @@
 //! - The peer sent GOAWAY, and the call is above the last stream named by the GOAWAY: the call "was not or will not be
 //!   processed" (RFC 9113, section 6.8). `h2` reports this error for such calls, and for calls made after the GOAWAY.
 //!   Calls at or below the last stream wait on; when the connection closes, `h2` reports an I/O error for these calls.
+//! - The peer answered a plaintext connection with an alert of TLS. Such a peer reads no call.
 //!
 //! All of this applies only to a call without an answer so far. A stream with received headers was taken.
 
-use std::error::Error;
+use std::{error::Error, io};
 
+use paxos_common::peer::SpeaksTls;
 use tonic::{ConnectError, Status};
 
 /// Whether the peer certainly did not take the call, given the failure status of a call without any answer.
 pub(crate) fn was_not_taken(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
-        if error.is::<ConnectError>() || is_handed_back(error) || is_refused(error) {
+        if error.is::<ConnectError>() || is_tls_alert(error) || is_handed_back(error) || is_refused(error) {
             return true;
         }
         source = error.source();
     }
     false
+}
+
+/// `h2` keeps only the text of an I/O error.
+fn is_tls_alert(error: &(dyn Error + 'static)) -> bool {
+    let of_h2 = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+    let io_error = of_h2.or_else(|| error.downcast_ref::<io::Error>());
+    io_error.is_some_and(|error| error.to_string() == SpeaksTls.to_string())
 }
 
 fn is_handed_back(error: &(dyn Error + 'static)) -> bool {

@@ -122,7 +122,7 @@ impl Unary {
         }
         let mut silent = None;
         for address in self.directory.proposers().await? {
-            let mut client = client_at(&address);
+            let mut client = client_at(&address, &self.directory.dialer);
             let answer = standing::ask(&mut client).await;
             let is_silent = answer.is_err();
             let standing = answer.unwrap_or_default();

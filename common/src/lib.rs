@@ -8,6 +8,7 @@
 //! | `service` | what runs a process: flags, exit codes, the gRPC server, metrics, telemetry (feature `service`) |
 //! | `sqlite` | opening, locking and checking of SQLite files (feature `sqlite`) |
 //! | [`snapshot`] | snapshot files: the whole state in one file |
+//! | [`tls`] | mutual TLS: the identity of this process, and of its callers |
 //! | [`trace`] | spans across processes |
 //! | [`durable`] | names of files that survive power loss |
 //! | [`escape`] | text from peers, made safe for a terminal |
@@ -21,5 +22,6 @@ pub mod service;
 pub mod snapshot;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod tls;
 pub mod trace;
 pub mod wire;

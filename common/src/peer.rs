@@ -3,24 +3,26 @@
 use std::{error::Error as _, fmt, net::Ipv6Addr, str::FromStr, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use tonic::{
-    ConnectError, Status,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{ConnectError, Status, transport::Uri};
 
 #[cfg(feature = "service")]
 pub mod acceptor;
 #[cfg(feature = "service")]
 mod arrivals;
+mod connector;
 #[cfg(feature = "service")]
 mod dedicated;
+mod dialer;
 mod limits;
+mod stream;
 
 #[cfg(feature = "service")]
 pub use arrivals::{Arrivals, Watched};
 #[cfg(feature = "service")]
-pub use dedicated::{Socket, dedicated};
+pub use dedicated::Socket;
+pub use dialer::Dialer;
 pub use limits::MessageLimits;
+pub use stream::SpeaksTls;
 
 /// The largest message of all our services and clients, in bytes, sent or received. Every generated client and server
 /// needs this limit: see [`MessageLimits`].
@@ -28,21 +30,25 @@ pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long a connection attempt may take: after this time the other side is as good as absent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Interval of probes on an open connection, even an idle one, so that a vanished machine is noticed.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// A connection is closed when a probe stays unanswered for this long.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Scheme of processes without TLS.
+const HTTP: &str = "http://";
+/// Scheme of processes with TLS.
+const HTTPS: &str = "https://";
 
 /// Longest address in bytes (inclusive).
 pub const ADDRESS_BYTES_MAX: usize = 256;
 
-/// Address of a process: `http://HOST:PORT`, at most [`ADDRESS_BYTES_MAX`] bytes. Compared as text.
+/// Address of a process: `http://HOST:PORT`, or `https://HOST:PORT` of a process with TLS. At most
+/// [`ADDRESS_BYTES_MAX`] bytes. Compared as text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(String);
 
 /// The text is not a valid address of a process.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is not an address: {fault}; give http://HOST:PORT, for example http://127.0.0.1:7001")]
+#[error(
+    "{text:?} is not an address: {fault}; give http://HOST:PORT, for example http://127.0.0.1:7001, or https:// with TLS"
+)]
 pub struct AddressError {
     text: String,
     fault: &'static str,
@@ -56,7 +62,12 @@ impl Address {
 
     /// Host and port, as in `p1:7001`.
     pub fn host_and_port(&self) -> &str {
-        self.0.strip_prefix("http://").unwrap_or(&self.0)
+        without_scheme(&self.0)
+    }
+
+    /// Whether the address is that of a process with TLS: `https://`.
+    pub fn is_tls(&self) -> bool {
+        self.0.starts_with(HTTPS)
     }
 }
 
@@ -94,9 +105,11 @@ impl FromStr for Address {
         let Ok(uri) = text.parse::<Uri>() else {
             return refuse("the text is not a URL");
         };
-        if uri.scheme_str() != Some("http") {
-            return refuse("the text does not start with http:// (there is no TLS yet)");
-        }
+        let scheme = match uri.scheme_str() {
+            Some("http") => HTTP,
+            Some("https") => HTTPS,
+            Some(_) | None => return refuse("the text does not start with http:// or https://"),
+        };
         let Some(authority) = uri
             .authority()
             .filter(|authority| !authority.as_str().contains('@'))
@@ -109,45 +122,30 @@ impl FromStr for Address {
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return refuse("text follows the port");
         }
-        Ok(Self(format!("http://{authority}")))
+        Ok(Self(format!("{scheme}{authority}")))
     }
 }
 
-/// Whether the host of a text with or without port, and with or without `http://`, is an IPv6 address without brackets.
+fn without_scheme(text: &str) -> &str {
+    let rest = text.strip_prefix(HTTP).or_else(|| text.strip_prefix(HTTPS));
+    rest.unwrap_or(text)
+}
+
+/// Whether the host of a text with or without port, and with or without a scheme, is an IPv6 address without brackets.
 pub fn lacks_brackets(text: &str) -> bool {
-    let text = text.strip_prefix("http://").unwrap_or(text);
+    let text = without_scheme(text);
     let text = text.strip_suffix('/').unwrap_or(text);
     let host = text.rsplit_once(':').map_or("", |(host, _port)| host);
     [text, host].iter().any(|host| host.parse::<Ipv6Addr>().is_ok())
 }
 
-/// A channel that connects at its first use, and again whenever necessary. The channel never gives up: while the peer
-/// is unreachable, each call fails fast with UNAVAILABLE.
+/// A plaintext channel, for tests: processes of a cluster use the [`Dialer`] of their role.
 ///
 /// # Panics
 /// Outside a Tokio runtime.
-pub fn connect_lazy(address: &Address) -> Channel {
-    endpoint(address).connect_lazy()
-}
-
-/// A channel that is connected already, and connects again whenever necessary.
-///
-/// # Errors
-/// The address cannot be resolved or reached. The status is that of a call on a channel of [`connect_lazy`].
-pub async fn connect(address: &Address) -> Result<Channel, Status> {
-    let connected = endpoint(address).connect().await;
-    connected.map_err(|error| Status::from_error(error.into()))
-}
-
-/// The settings of every connection to a peer.
-fn endpoint(address: &Address) -> Endpoint {
-    let endpoint = Endpoint::from_shared(address.0.clone()).expect("an Address has been parsed as a URI");
-    endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
+#[doc(hidden)]
+pub fn connect_lazy(address: &Address) -> tonic::transport::Channel {
+    Dialer::default().connect_lazy(address, None)
 }
 
 /// Why a call failed, in words for a log: the peer's own answer, or the fate of the connection.
@@ -212,6 +210,7 @@ mod tests {
             ("http://127.0.0.1:7001", "http://127.0.0.1:7001"),
             ("http://a1.example:7001/", "http://a1.example:7001"),
             ("http://[::1]:7001", "http://[::1]:7001"),
+            ("https://a1.example:7001/", "https://a1.example:7001"),
         ] {
             assert_eq!(text.parse::<Address>().unwrap().as_str(), expected);
         }
@@ -223,7 +222,8 @@ mod tests {
             "",
             "127.0.0.1:7001",
             "localhost",
-            "https://a:1",
+            "ftp://a:1",
+            "https://a",
             "http://a",
             "http://:7001",
             "http://a:0",
@@ -255,7 +255,9 @@ mod tests {
             .parse()
             .unwrap();
         let call = async || {
-            let mut client = paxos_proto::v1::proposer_client::ProposerClient::new(connect_lazy(&address));
+            let mut client = paxos_proto::v1::proposer_client::ProposerClient::new(
+                Dialer::default().to_proposer(&address),
+            );
             let called = client.status(paxos_proto::v1::ProposerStatusRequest {}).await;
             reason(&called.unwrap_err())
         };

@@ -8,6 +8,7 @@ pub mod failure;
 pub mod metrics;
 pub mod process;
 pub mod role;
+pub mod security;
 pub mod server;
 pub mod shutdown;
 pub mod signals;

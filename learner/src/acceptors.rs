@@ -12,9 +12,8 @@ use paxos_common::{
         witness::{Run, Witnesses},
     },
     peer::{
-        Address, Backoff, MessageLimits as _,
+        Address, Backoff, Dialer, MessageLimits as _, Socket,
         acceptor::{AWAY_LONG, Unusable, answer_within, form, form_report, shown_runs},
-        connect_lazy,
     },
     wire,
 };
@@ -67,6 +66,7 @@ enum Standing {
 #[derive(Debug)]
 pub(crate) struct ListedAcceptor {
     address: Address,
+    dialer: Dialer,
     client: AcceptorClient<Channel>,
     standing: Mutex<Standing>,
     /// The operator's name for the acceptor, for traces; unset before the first answer.
@@ -79,11 +79,12 @@ pub(crate) struct ListedAcceptor {
 
 impl ListedAcceptor {
     /// Connects at the first call.
-    pub(crate) fn new(address: Address) -> Arc<Self> {
-        let client = AcceptorClient::new(connect_lazy(&address)).with_message_limits();
+    pub(crate) fn new(address: Address, dialer: Dialer) -> Arc<Self> {
+        let client = AcceptorClient::new(dialer.to_acceptor(&address)).with_message_limits();
         let standing = Mutex::new(Standing::Unheard);
         Arc::new(Self {
             address,
+            dialer,
             client,
             standing,
             name: OnceLock::new(),
@@ -112,6 +113,12 @@ impl ListedAcceptor {
 
     pub(crate) fn client(&self) -> AcceptorClient<Channel> {
         self.client.clone()
+    }
+
+    /// A connection of its own, for one call: dropping the socket ends the connection.
+    pub(crate) fn dedicated_client(&self) -> (AcceptorClient<Channel>, Socket) {
+        let (channel, socket) = self.dialer.dedicated(&self.address);
+        (AcceptorClient::new(channel).with_message_limits(), socket)
     }
 
     /// Asks how far the acceptor is in forming, and changes nothing there.

@@ -5,7 +5,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 use clap::Parser;
 use paxos_common::{
     peer::Address,
-    service::config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, version},
+    service::{
+        config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, version},
+        security::{SecurityArgs, SecuritySettings},
+    },
 };
 
 /// Default port of a learner.
@@ -44,6 +47,10 @@ pub struct Args {
     /// How the process runs
     #[command(flatten)]
     pub runtime: RuntimeArgs,
+
+    /// How connections are secured
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 /// Settings of [`run`](crate::run).
@@ -62,6 +69,8 @@ pub struct Config {
     pub upload_timeout: Duration,
     /// Address of metrics and probes.
     pub metrics: MetricsListen,
+    /// How connections are secured.
+    pub security: SecuritySettings,
 }
 
 impl From<Args> for Config {
@@ -73,6 +82,7 @@ impl From<Args> for Config {
             stall_timeout: STALL_TIMEOUT,
             upload_timeout: UPLOAD_TIMEOUT,
             metrics: args.metrics.listen(),
+            security: args.security.into(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use paxos_common::{
     paxos::{ballot::Ballot, message::Leadership, slot::Slot},
-    peer::{Address, MessageLimits as _, connect_lazy},
+    peer::{Address, Dialer, MessageLimits as _},
 };
 use paxos_proto::v1::{FillRequest, proposer_client::ProposerClient};
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ pub(crate) struct Filler {
     /// Watermark: every slot below is to be chosen.
     pub(crate) wanted: watch::Receiver<Option<Slot>>,
     pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) dialer: Dialer,
 }
 
 impl Filler {
@@ -44,7 +45,7 @@ impl Filler {
                 continue;
             };
             if link.as_ref().is_none_or(|(linked, _)| *linked != address) {
-                let client = ProposerClient::new(connect_lazy(&address)).with_message_limits();
+                let client = ProposerClient::new(self.dialer.to_proposer(&address)).with_message_limits();
                 link = Some((address, client));
             }
             let Some((address, client)) = &mut link else {

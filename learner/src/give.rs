@@ -13,12 +13,12 @@ use std::{
 use bytes::Bytes;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, slot::Slot},
-    peer::{MessageLimits as _, dedicated, reason},
+    peer::reason,
     snapshot::SnapshotSummary,
     trace::{self, Beginning, Parent, Span, SpanContext, Tracer, names},
     wire,
 };
-use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, keep_request::Content};
+use paxos_proto::v1::{self as pb, keep_request::Content};
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep_until, timeout},
@@ -252,8 +252,7 @@ async fn upload(
     trace: Option<&SpanContext>,
 ) -> Result<(), NotGiven> {
     let (parts_in, parts) = mpsc::channel(1);
-    let (channel, _socket) = dedicated(acceptor.address());
-    let mut client = AcceptorClient::new(channel).with_message_limits();
+    let (mut client, _socket) = acceptor.dedicated_client();
     let mut request = Request::new(ReceiverStream::new(parts));
     trace::inject(&mut request, trace);
     let mut call = pin!(client.keep(request));

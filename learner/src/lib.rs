@@ -57,10 +57,13 @@ mod trims;
 
 use std::{sync::Arc, time::Duration};
 
-use paxos_common::service::{
-    failure::Failure,
-    role::{RoleFrame, addresses},
-    shutdown::Shutdown,
+use paxos_common::{
+    service::{
+        failure::Failure,
+        role::{RoleFrame, RolePlace},
+        shutdown::Shutdown,
+    },
+    tls::RoleName,
 };
 use paxos_proto::v1::learner_server::LearnerServer;
 use tokio::net::TcpListener;
@@ -81,13 +84,25 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// The addresses do not belong to the acceptors of a single cluster, the data directory belongs to another cluster or
 /// is in use (exit 78), or the disk failed (exit 74).
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
-    let (local, address) = addresses(&listener, config.advertise.as_ref())?;
+    let (role, advertise) = (RoleName::Learner, config.advertise.as_ref());
+    let place = RolePlace::of(
+        role,
+        &listener,
+        advertise,
+        config.security.clone(),
+        &config.acceptors,
+    )?;
+    let RolePlace {
+        local,
+        address,
+        security,
+    } = place;
     tracing::info!(listen = %local, %address, %config, "learner starts");
     let (directory, temporary) = directory::open(config.data_dir.clone()).await?;
 
     // A name for people to distinguish learners; no logic depends on the name.
     let learner = rand::random::<u64>() >> 1;
-    let frame = RoleFrame::start("learner", &learner.to_string(), &shutdown)?;
+    let frame = RoleFrame::start(role, &learner.to_string(), &security, &shutdown)?;
     let instruments = Instruments::new(&frame.metrics);
     let (catch_up, disk) = (Arc::new(CatchUp::default()), Arc::new(DiskSpace::default()));
     let service = LearnerService::new(
@@ -121,6 +136,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         instruments,
         shutdown: shutdown.clone(),
         tracer: frame.tracer(),
+        dialer: frame.dialer().clone(),
     };
     let log = starter.learn_until_stop().await;
     shutdown.begun().await;

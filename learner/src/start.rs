@@ -7,7 +7,7 @@ use paxos_common::{
     paxos::{
         identity::AcceptorUuid, learner::Learner, message::Leadership, quorum::Configuration, slot::Slot,
     },
-    peer::Address,
+    peer::{Address, Dialer},
     service::{failure::Failure, shutdown::Shutdown},
     sqlite::DataDir,
     trace::Tracer,
@@ -69,6 +69,8 @@ pub(crate) struct Starter {
     pub(crate) instruments: Instruments,
     pub(crate) shutdown: Shutdown,
     pub(crate) tracer: Tracer,
+    /// Opens connections to the acceptors and the leader.
+    pub(crate) dialer: Dialer,
 }
 
 /// The cluster, and everything known of its acceptors: kept from one start of learning to the next.
@@ -177,7 +179,7 @@ impl Starter {
             .acceptors
             .iter()
             .cloned()
-            .map(ListedAcceptor::new)
+            .map(|address| ListedAcceptor::new(address, self.dialer.clone()))
             .collect();
         // First of all: the files may take the last space of the disk.
         snapshots::remove_leftovers(self.directory.path().to_owned()).await;

@@ -5,9 +5,12 @@ use std::time::Duration;
 use clap::Parser;
 use paxos_common::{
     peer::Address,
-    service::config::{
-        AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, parse_duration,
-        version,
+    service::{
+        config::{
+            AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, parse_duration,
+            version,
+        },
+        security::{SecurityArgs, SecuritySettings},
     },
 };
 
@@ -52,6 +55,10 @@ pub struct Args {
     /// How the process runs
     #[command(flatten)]
     pub runtime: RuntimeArgs,
+
+    /// How connections are secured
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 fn parse_leader_timeout(text: &str) -> Result<Duration, String> {
@@ -75,6 +82,8 @@ pub struct Config {
     pub state_bytes_max: u64,
     /// Address of metrics and probes.
     pub metrics: MetricsListen,
+    /// How connections are secured.
+    pub security: SecuritySettings,
 }
 
 impl From<Args> for Config {
@@ -85,6 +94,7 @@ impl From<Args> for Config {
             leader_timeout: args.leader_timeout,
             state_bytes_max: args.state_bytes_max,
             metrics: args.metrics.listen(),
+            security: args.security.into(),
         }
     }
 }

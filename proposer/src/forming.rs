@@ -10,9 +10,8 @@ use paxos_common::{
         quorum::Configuration,
     },
     peer::{
-        Address, Backoff,
+        Address, Backoff, Dialer,
         acceptor::{self, FORM_TIMEOUT, Unusable, form_report},
-        connect_lazy,
     },
     service::{failure::Failure, shutdown::Shutdown},
 };
@@ -26,6 +25,8 @@ pub(crate) struct FormedCluster {
     pub(crate) configuration: Configuration,
     /// Addresses of the acceptors.
     pub(crate) addresses: Vec<Address>,
+    /// Opens connections to the acceptors and to other proposers.
+    pub(crate) dialer: Dialer,
 }
 
 /// Waits until a cluster is formed; `None` when the stop begins first.
@@ -34,9 +35,10 @@ pub(crate) struct FormedCluster {
 /// With exit code 78 when these addresses are no cluster and cannot become a cluster.
 pub(crate) async fn form(
     addresses: &[Address],
+    dialer: &Dialer,
     shutdown: &Shutdown,
 ) -> Result<Option<FormedCluster>, Failure> {
-    let acceptors = ListedAcceptors::new(addresses);
+    let acceptors = ListedAcceptors::new(addresses, dialer);
     let mut forming = Forming::new(acceptors.0.keys().cloned().collect());
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut is_wait_logged = false;
@@ -51,6 +53,7 @@ pub(crate) async fn form(
                 return Ok(Some(FormedCluster {
                     configuration,
                     addresses: addresses.to_vec(),
+                    dialer: dialer.clone(),
                 }));
             }
             FormAction::Ask(targets) => (None, targets),
@@ -80,8 +83,8 @@ pub(crate) async fn form(
 struct ListedAcceptors(BTreeMap<Arc<str>, AcceptorClient<Channel>>);
 
 impl ListedAcceptors {
-    fn new(addresses: &[Address]) -> Self {
-        let client = |address| AcceptorClient::new(connect_lazy(address));
+    fn new(addresses: &[Address], dialer: &Dialer) -> Self {
+        let client = |address| AcceptorClient::new(dialer.to_acceptor(address));
         let acceptors = addresses.iter();
         let acceptors = acceptors.map(|address| (Arc::from(address.as_str()), client(address)));
         Self(acceptors.collect())

@@ -7,7 +7,7 @@ use paxos_common::{
         proposer::{Pending, ProposalOutcome, Reason},
         slot::Version,
     },
-    peer::{Address, connect_lazy},
+    peer::{Address, Dialer},
     wire::{
         command,
         status::{self, Fate},
@@ -50,9 +50,9 @@ pub(crate) struct Forwarder {
 impl Forwarder {
     /// Opens a stream in the background. Outcomes, and commands certainly not proposed, come back as an
     /// [`Input::Forwarded`].
-    pub(crate) fn open(address: Address, inputs: mpsc::Sender<Input>) -> Self {
+    pub(crate) fn open(address: Address, dialer: Dialer, inputs: mpsc::Sender<Input>) -> Self {
         let (outbox, inbox) = mpsc::channel(FORWARDS_MAX);
-        tokio::spawn(forward(address, inbox, inputs));
+        tokio::spawn(forward((address, dialer), inbox, inputs));
         Self { outbox }
     }
 
@@ -71,12 +71,12 @@ impl Forwarder {
 }
 
 async fn forward(
-    address: Address,
+    (address, dialer): (Address, Dialer),
     mut inbox: mpsc::Receiver<(Pending, Option<Instant>)>,
     inputs: mpsc::Sender<Input>,
 ) {
     let mut open: HashMap<u64, Pending> = HashMap::new();
-    let relayed = relay(&address, &mut inbox, &mut open, &inputs).await;
+    let relayed = relay((&address, &dialer), &mut inbox, &mut open, &inputs).await;
     let mut unread = false;
     if let Err(status) = relayed {
         tracing::debug!(%address, reason = status.message(), "the stream to the leader broke");
@@ -102,13 +102,13 @@ async fn forward(
 /// Sends commands and passes on their outcomes, until the stream breaks, or until nothing more is to be sent and every
 /// sent command is answered.
 async fn relay(
-    address: &Address,
+    (address, dialer): (&Address, &Dialer),
     inbox: &mut mpsc::Receiver<(Pending, Option<Instant>)>,
     open: &mut HashMap<u64, Pending>,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(), tonic::Status> {
     let (requests, outbound) = mpsc::channel(FORWARDS_MAX);
-    let opening = propose_stream(connect_lazy(address), ReceiverStream::new(outbound));
+    let opening = propose_stream(dialer.to_proposer(address), ReceiverStream::new(outbound));
     let opening = timeout(OPEN_TIMEOUT, opening);
     let mut answers = tokio::select! {
         // Cancelled only when nothing was sent.
@@ -117,7 +117,7 @@ async fn relay(
         () = closed(inbox) => return Err(tonic::Status::unavailable("another proposer leads by now")),
     };
     let mut requests = Some(requests);
-    let mut stopped = pin!(stopped(address));
+    let mut stopped = pin!(stopped(address, dialer));
     while requests.is_some() || !open.is_empty() {
         let (pending, forwarded) = tokio::select! {
             // Receiving from a channel and from a stream are cancel safe.
@@ -164,11 +164,11 @@ async fn closed(inbox: &mpsc::Receiver<(Pending, Option<Instant>)>) {
 
 /// Returns once the proposer at `address` leaves several consecutive probes unanswered, on a separate connection. A
 /// slow proposer answers the probes.
-async fn stopped(address: &Address) {
+async fn stopped(address: &Address, dialer: &Dialer) {
     let mut unanswered = 0;
     while unanswered < FORMER_PROBES_MAX {
         sleep(FORMER_PROBE).await;
-        let mut client = ProposerClient::new(connect_lazy(address));
+        let mut client = ProposerClient::new(dialer.to_proposer(address));
         unanswered = match timeout(FORMER_PROBE, client.status(pb::ProposerStatusRequest {})).await {
             Ok(Ok(_)) => 0,
             // An error sent by the proposer itself is an answer; the transport's own errors have a source.
@@ -288,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_sent_is_still_answered_when_nothing_more_is_sent_that_way() {
         let (inputs, mut inbox) = mpsc::channel(16);
-        let forwarder = Forwarder::open(leader(usize::MAX).await, inputs);
+        let forwarder = Forwarder::open(leader(usize::MAX).await, Dialer::default(), inputs);
         for number in 0..3 {
             forwarder.send(pending(number), None).unwrap();
         }
@@ -314,7 +314,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_leader_that_stops_has_not_read_comes_back() {
         let (inputs, mut inbox) = mpsc::channel(16);
-        let forwarder = Forwarder::open(leader(2).await, inputs);
+        let forwarder = Forwarder::open(leader(2).await, Dialer::default(), inputs);
         for number in 0..5 {
             // A command refused at once is handed in again, too.
             let _ = forwarder.send(pending(number), None);

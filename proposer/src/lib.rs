@@ -42,9 +42,10 @@ use paxos_common::{
     },
     service::{
         failure::Failure,
-        role::{RoleFrame, addresses},
+        role::{RoleFrame, RolePlace},
         shutdown::Shutdown,
     },
+    tls::RoleName,
     trace::{Beginning, Parent},
 };
 use paxos_proto::v1::proposer_server::ProposerServer;
@@ -70,12 +71,24 @@ const INPUTS_MAX: usize = 4_096;
 /// # Errors
 /// With exit code 78 when the acceptors are no cluster and cannot become a cluster; with 70 for faults of ours.
 pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), Failure> {
-    let (local, address) = addresses(&listener, config.advertise.as_ref())?;
+    let (role, advertise) = (RoleName::Proposer, config.advertise.as_ref());
+    let place = RolePlace::of(
+        role,
+        &listener,
+        advertise,
+        config.security.clone(),
+        &config.acceptors,
+    )?;
+    let RolePlace {
+        local,
+        address,
+        security,
+    } = place;
     let id = ProposerId::from_random(rand::random());
     let timeout = config.leader_timeout;
     tracing::info!(%id, %address, %local, acceptors = ?config.acceptors, leader_timeout = ?timeout, "proposer starts");
 
-    let frame = RoleFrame::start("proposer", &id.to_string(), &shutdown)?;
+    let frame = RoleFrame::start(role, &id.to_string(), &security, &shutdown)?;
     let (inputs, inbox) = mpsc::channel(INPUTS_MAX);
     let (views, view) = watch::channel(View::forming(id));
     let instruments = Instruments::new(&frame.metrics, &view);
@@ -134,7 +147,7 @@ async fn form_cluster(
     let span = frame
         .tracer()
         .begin(Beginning::new("proposer.form", Parent::None));
-    let formed = forming::form(&config.acceptors, shutdown).await;
+    let formed = forming::form(&config.acceptors, frame.dialer(), shutdown).await;
     if let (Some(mut span), Err(failure)) = (span, &formed) {
         span.fail("refused", failure.to_string());
     }

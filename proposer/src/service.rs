@@ -12,9 +12,10 @@ use paxos_common::{
     peer::Address,
     service::{
         config::version,
-        server::{deadline, received, sleep_until},
+        server::{Rights, deadline, received, rights, sleep_until},
         shutdown::Shutdown,
     },
+    tls::RoleName,
     trace::{Incoming, SpanContext, Tracer, names::TRACEPARENT, travelling},
     wire::{
         self,
@@ -124,6 +125,14 @@ impl Service {
     }
 }
 
+/// Only proposers forward commands.
+fn check_forwarded(forwarded: bool, rights: Rights) -> Result<(), Status> {
+    if forwarded {
+        rights.check(&[RoleName::Proposer], "a forwarded command")?;
+    }
+    Ok(())
+}
+
 #[tonic::async_trait]
 impl Proposer for Service {
     async fn propose(
@@ -132,6 +141,7 @@ impl Proposer for Service {
     ) -> Result<Response<pb::ProposeResponse>, Status> {
         let deadline = deadline(request.metadata());
         let caller = request.remote_addr().map(|address| address.ip());
+        let rights = rights(request.extensions());
         // With tracing off, the caller's sampled context is passed on.
         let trace = received(request.extensions()).cloned().or_else(|| {
             let context = request
@@ -141,6 +151,7 @@ impl Proposer for Service {
             context.and_then(|context| Incoming::read(context.as_bytes()).sampled())
         });
         let pb::ProposeRequest { command, forwarded } = request.into_inner();
+        check_forwarded(forwarded, rights)?;
         let pending = self.pending(command, trace.as_ref(), forwarded, caller)?;
         let mut call = UnaryCall {
             request: pending.request,
@@ -190,7 +201,8 @@ impl Proposer for Service {
         request: Request<Streaming<pb::ProposeStreamRequest>>,
     ) -> Result<Response<Self::ProposeStreamStream>, Status> {
         let caller = request.remote_addr().map(|address| address.ip());
-        let (conversation, answers) = Conversation::new(self.clone(), caller);
+        let rights = rights(request.extensions());
+        let (conversation, answers) = Conversation::new(self.clone(), caller, rights);
         let requests = request.into_inner();
         self.shutdown.spawn(conversation.run(requests));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))

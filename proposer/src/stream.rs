@@ -11,9 +11,8 @@ use paxos_common::{
         proposer::Event,
     },
     peer::{
-        Address, Backoff, MessageLimits as _,
+        Address, Backoff, Dialer, MessageLimits as _,
         acceptor::{Unusable, answer_within},
-        dedicated,
     },
     wire::{
         self,
@@ -54,6 +53,7 @@ pub(crate) type StreamTarget = Option<(Address, RunNumber)>;
 /// Shared by all streams of a proposer.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamContext {
+    pub(crate) dialer: Dialer,
     pub(crate) cluster: ClusterId,
     /// Interval of an acceptor's `Alive` reports.
     pub(crate) alive_interval: Duration,
@@ -228,7 +228,7 @@ impl StreamKeeper {
             return Ok(());
         };
         // Dropped on every return, which shuts the connection.
-        let (channel, _socket) = dedicated(&address);
+        let (channel, _socket) = self.context.dialer.dedicated(&address);
         let mut client = AcceptorClient::new(channel).with_message_limits();
         let (outbox, requests) = mpsc::channel(OUTBOX_MAX);
         let first = Outgoing {

@@ -5,6 +5,8 @@ use paxos_common::{
         acceptor::{FormRefusal, Membership},
         quorum::Configuration,
     },
+    service::server::Rights,
+    tls::RoleName,
     wire::{self, CHANGES_VERSION, PROTOCOL_VERSION, status},
 };
 use paxos_proto::v1::{self as pb, form_request::Step};
@@ -22,7 +24,11 @@ use crate::{
 
 impl<R: Reader> Inner<R> {
     /// Carries out a step, or only answers.
-    pub(super) async fn form(&self, request: pb::FormRequest) -> Result<pb::FormResponse, Status> {
+    pub(super) async fn form(
+        &self,
+        request: pb::FormRequest,
+        rights: Rights,
+    ) -> Result<pb::FormResponse, Status> {
         let asked = check_version(request.caller.as_ref())?;
         if let (Some(ours), Some(asked)) = (self.shared.formed(), asked)
             && ours != asked
@@ -30,6 +36,13 @@ impl<R: Reader> Inner<R> {
             return Err(status::wrong_cluster(format!(
                 "this acceptor belongs to cluster {ours}, not {asked}"
             )));
+        }
+        if request.step.is_some() {
+            // Operators restore backups.
+            rights.check(
+                &[RoleName::Proposer, RoleName::Operator],
+                "a step of Acceptor/Form",
+            )?;
         }
         let step = match request.step {
             None => return Ok(self.form_response(&self.shared.published())),

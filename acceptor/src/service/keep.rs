@@ -9,7 +9,9 @@ use paxos_common::{
         identity::ClusterId,
         slot::Slot,
     },
+    service::server::Rights,
     snapshot::SnapshotSummary,
+    tls::RoleName,
     trace::{Beginning, Parent, SpanContext, names},
     wire::{self, status},
 };
@@ -41,6 +43,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub(super) async fn keep<R: Reader>(
     inner: Arc<Inner<R>>,
     trace: Option<SpanContext>,
+    rights: Rights,
     mut parts: impl Stream<Item = Result<pb::KeepRequest, Status>> + Send + Unpin + 'static,
 ) -> Result<pb::KeepResponse, Status> {
     let mut rate = MinimumRate::default();
@@ -48,6 +51,7 @@ pub(super) async fn keep<R: Reader>(
         return Err(status::invalid_argument("an upload starts with `begin`"));
     };
     let arriving = if begin.seed {
+        rights.check(&[RoleName::Operator], "a seed of Acceptor/Keep")?;
         let id = read_id(begin.id.as_ref())?;
         let seed = read_seed(begin.caller.as_ref(), id)?;
         if inner.admit_seed(seed)? == SeedUse::Nothing {
@@ -391,7 +395,7 @@ mod tests {
         let (cluster, begin, _) = begun().await;
         let inner = &cluster.service.inner;
         asks(&inner.snapshots, 3);
-        let call = keep(Arc::clone(inner), None, stream::iter([Ok(begin)]));
+        let call = keep(Arc::clone(inner), None, Rights::ALL, stream::iter([Ok(begin)]));
         assert!(
             call.now_or_never().is_none(),
             "the call is cancelled in the middle"
@@ -417,6 +421,7 @@ mod tests {
             keep(
                 Arc::clone(inner),
                 None,
+                Rights::ALL,
                 stream::iter([Ok(begin.clone()), Ok(data.clone())]),
             )
         };

@@ -11,7 +11,8 @@ use paxos_common::{
         message::{PromisePage, Rejection, Row, VoteRange},
         slot::Slot,
     },
-    service::server::Room,
+    service::server::{Rights, Room},
+    tls::RoleName,
     wire::{self, heard::millis, status},
 };
 use paxos_proto::v1 as pb;
@@ -126,6 +127,17 @@ const NEXT_REPORT_MAX: Duration = Duration::from_secs(60);
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 /// Maximum number of reports read at once.
 pub(super) const REPORTS_AT_ONCE: u32 = 8;
+
+/// Checks that a report has the role of its sender.
+pub(super) fn allowed(report: pb::AttachRequest, rights: Rights) -> Result<pb::AttachRequest, Status> {
+    match report.role() {
+        pb::Role::Proposer => rights.check(&[RoleName::Proposer], "a report of a proposer")?,
+        pb::Role::Learner => rights.check(&[RoleName::Learner], "a report of a learner")?,
+        // Refused for every sender.
+        pb::Role::Unspecified | pb::Role::Acceptor => {}
+    }
+    Ok(report)
+}
 
 /// Answers every report, and sends each change of leadership and of the heard leader at once. Every peer that has
 /// reported is in the roster.

@@ -2,22 +2,30 @@
 
 use std::{str::FromStr, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::ArgPredicate};
 use paxos_client::{Address, Client, ClientConfig, ProposeError, SubscribeError};
-use paxos_common::service::{
-    config::{AcceptorList, parse_duration},
-    failure::Failure,
+use paxos_common::{
+    peer::Dialer,
+    service::{
+        config::{AcceptorList, parse_duration},
+        failure::Failure,
+        security::{TlsArgs, check_schemes},
+    },
+    tls::{OwnRole, Tls},
 };
 
 /// Addresses of the acceptors of `paxos dev`, and of the usual set-ups on one machine.
 const DEFAULT_ACCEPTORS: &str = "http://127.0.0.1:7001,http://127.0.0.1:7002,http://127.0.0.1:7003";
+/// The same with TLS, for `paxos dev --tls`.
+const DEFAULT_ACCEPTORS_TLS: &str = "https://127.0.0.1:7001,https://127.0.0.1:7002,https://127.0.0.1:7003";
 
 /// The cluster to connect to, and how long to try.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
-    /// URLs of the acceptors, separated by commas
-    #[arg(long, env = "PAXOS_ACCEPTORS", value_name = "URLS", default_value = DEFAULT_ACCEPTORS)]
+    /// URLs of the acceptors, separated by commas; https:// with TLS
+    #[arg(long, env = "PAXOS_ACCEPTORS", value_name = "URLS", default_value = DEFAULT_ACCEPTORS,
+          default_value_if("tls_cert", ArgPredicate::IsPresent, DEFAULT_ACCEPTORS_TLS))]
     acceptors: AcceptorList,
 
     /// URLs of proposers to use [default: the proposers that the acceptors name]
@@ -35,6 +43,10 @@ pub(crate) struct ConnectionArgs {
     /// at least: a learner without news sends a message every 0.9s.
     #[arg(long, env = "PAXOS_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
+
+    /// The TLS identity
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl ConnectionArgs {
@@ -45,8 +57,20 @@ impl ConnectionArgs {
         config.proposers = list(&self.proposers);
         config.learners = list(&self.learners);
         config.timeout = self.timeout;
+        config.tls = self.tls.clone().settings().map_err(Failure::usage)?;
         Client::new(config).map_err(Failure::usage)
     }
+}
+
+/// Opens connections with this TLS identity, or in plaintext, to these addresses.
+pub(crate) fn dialer(tls: &TlsArgs, addresses: &[Address]) -> Result<Dialer, Failure> {
+    let settings = tls.clone().settings().map_err(Failure::usage)?;
+    let tls = settings
+        .map(|settings| Tls::load(settings, OwnRole::Any))
+        .transpose();
+    let dialer = Dialer::new(tls.map_err(Failure::usage)?);
+    check_schemes(&dialer, addresses)?;
+    Ok(dialer)
 }
 
 /// A list of addresses, possibly empty.
@@ -104,5 +128,9 @@ mod tests {
     #[test]
     fn default_cluster_is_the_cluster_of_dev() {
         assert_eq!(DEFAULT_ACCEPTORS, DEV_ACCEPTORS.join(","));
+        assert_eq!(
+            DEFAULT_ACCEPTORS_TLS,
+            DEFAULT_ACCEPTORS.replace("http://", "https://")
+        );
     }
 }

@@ -13,20 +13,24 @@ use std::{
 
 use clap::{Parser, value_parser};
 use futures::future::join_all;
-use paxos_client::Client;
-use paxos_common::service::{
-    command_line,
-    config::LogFormat,
-    failure::{Exit, Failure},
-    process,
-    shutdown::Shutdown,
-    telemetry,
-    temporary::TemporaryDir,
+use paxos_client::{Client, ClientConfig, TlsFiles, TlsSettings};
+use paxos_common::{
+    service::{
+        command_line,
+        config::LogFormat,
+        failure::{Exit, Failure},
+        process,
+        security::SecuritySettings,
+        shutdown::Shutdown,
+        telemetry,
+        temporary::TemporaryDir,
+    },
+    tls::{Domain, RoleName},
 };
 use tokio::{sync::mpsc, time::interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::{output::write, verdict::judge};
+use crate::{cert, output::write, verdict::judge};
 
 /// The beginning of the names of temporary directories.
 const TEMPORARY_PREFIX: &str = "paxos-dev-";
@@ -73,6 +77,10 @@ pub(crate) struct Args {
     /// Serve metrics and probes of each role over HTTP, on the role's port + 1000: 8001…, 8101…, 8201…
     #[arg(long)]
     metrics: bool,
+
+    /// Secure all connections with mutual TLS: makes certificates in the data directory, and prints how clients use them
+    #[arg(long)]
+    tls: bool,
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
@@ -93,13 +101,15 @@ async fn cluster(args: Args) -> Result<(), Failure> {
             (Some(dir), path)
         }
     };
+    let identities = args.tls.then(|| Identities::make(&data_dir)).transpose()?;
     let acceptors = bind_all("acceptor", args.base_port + ACCEPTOR_PORTS, args.acceptor_count)?;
     let proposers = bind_all("proposer", args.base_port + PROPOSER_PORTS, args.proposer_count)?;
     let learners = bind_all("learner", args.base_port + LEARNER_PORTS, args.learner_count)?;
-    let urls = addresses(&acceptors).join(",");
+    let scheme = if args.tls { "https" } else { "http" };
+    let urls = addresses(&acceptors, scheme).join(",");
     let roles = [&acceptors[..], &proposers, &learners];
     tokio::select! {
-        printed = print_addresses(&args, temporary.is_some(), &data_dir, roles) => printed?,
+        printed = print_addresses(&args, temporary.is_some(), &data_dir, (roles, scheme)) => printed?,
         // Cancel safe: only waits.
         () = shutdown.begun() => return Ok(()),
     }
@@ -114,34 +124,46 @@ async fn cluster(args: Args) -> Result<(), Failure> {
     };
     for bound in acceptors {
         let data_dir = data_dir.join(&bound.name);
-        let flags = bound.flags([
-            ("--id", bound.name.clone().into()),
-            ("--data-dir", data_dir.into()),
-            ("--metrics-listen", bound.metrics(args.metrics)?),
-        ]);
-        let config = parse::<paxos_acceptor::Args>(&flags)?.into();
+        let flags = bound.flags(
+            scheme,
+            [
+                ("--id", bound.name.clone().into()),
+                ("--data-dir", data_dir.into()),
+                ("--metrics-listen", bound.metrics(args.metrics)?),
+            ],
+        );
+        let mut config: paxos_acceptor::Config = parse::<paxos_acceptor::Args>(&flags)?.into();
+        config.security = security(identities.as_ref(), RoleName::Acceptor);
         roles.start(ACCEPTORS, bound, |listener, shutdown| {
             paxos_acceptor::run(config, listener, shutdown)
         })?;
     }
     for bound in proposers {
-        let flags = bound.flags([
-            ("--acceptors", urls.clone().into()),
-            ("--metrics-listen", bound.metrics(args.metrics)?),
-        ]);
-        let config = parse::<paxos_proposer::Args>(&flags)?.into();
+        let flags = bound.flags(
+            scheme,
+            [
+                ("--acceptors", urls.clone().into()),
+                ("--metrics-listen", bound.metrics(args.metrics)?),
+            ],
+        );
+        let mut config: paxos_proposer::Config = parse::<paxos_proposer::Args>(&flags)?.into();
+        config.security = security(identities.as_ref(), RoleName::Proposer);
         roles.start(PROPOSERS, bound, |listener, shutdown| {
             paxos_proposer::run(config, listener, shutdown)
         })?;
     }
     for bound in learners {
         let data_dir = data_dir.join(&bound.name);
-        let flags = bound.flags([
-            ("--acceptors", urls.clone().into()),
-            ("--data-dir", data_dir.into()),
-            ("--metrics-listen", bound.metrics(args.metrics)?),
-        ]);
-        let config = parse::<paxos_learner::Args>(&flags)?.into();
+        let flags = bound.flags(
+            scheme,
+            [
+                ("--acceptors", urls.clone().into()),
+                ("--data-dir", data_dir.into()),
+                ("--metrics-listen", bound.metrics(args.metrics)?),
+            ],
+        );
+        let mut config: paxos_learner::Config = parse::<paxos_learner::Args>(&flags)?.into();
+        config.security = security(identities.as_ref(), RoleName::Learner);
         roles.start(LEARNERS, bound, |listener, shutdown| {
             paxos_learner::run(config, listener, shutdown)
         })?;
@@ -152,7 +174,7 @@ async fn cluster(args: Args) -> Result<(), Failure> {
         // Cancel safe: a result is either received or still in the channel.
         result = roles.next_end() => result,
         // Cancel safe: only asks and prints. Ends early only if printing fails.
-        Err(failure) = announce(&urls, args.base_port != BASE_PORT) => Err(failure),
+        Err(failure) = announce(&urls, args.base_port != BASE_PORT, identities.as_ref()) => Err(failure),
     };
     let stopped = roles.stop().await;
     drop(temporary);
@@ -167,8 +189,8 @@ struct Bound {
 }
 
 impl Bound {
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
+    fn url(&self, scheme: &str) -> String {
+        format!("{scheme}://{}", self.address)
     }
 
     /// Address of the role's metrics.
@@ -184,10 +206,10 @@ impl Bound {
 
     /// The command line for the role's own binary. States the addresses, so that environment variables cannot change
     /// the addresses.
-    fn flags<const N: usize>(&self, flags: [(&str, OsString); N]) -> Vec<OsString> {
+    fn flags<const N: usize>(&self, scheme: &str, flags: [(&str, OsString); N]) -> Vec<OsString> {
         let always = [
             ("--listen", self.address.to_string().into()),
-            ("--advertise", self.url().into()),
+            ("--advertise", self.url(scheme).into()),
         ];
         let pairs = always
             .into_iter()
@@ -197,8 +219,43 @@ impl Bound {
     }
 }
 
-fn addresses(bound: &[Bound]) -> Vec<String> {
-    bound.iter().map(Bound::url).collect()
+fn addresses(bound: &[Bound], scheme: &str) -> Vec<String> {
+    bound.iter().map(|bound| bound.url(scheme)).collect()
+}
+
+/// The certificates of `paxos dev --tls`.
+struct Identities(PathBuf);
+
+impl Identities {
+    /// Makes the certificates below the data directory, or renews them.
+    fn make(data_dir: &Path) -> Result<Self, Failure> {
+        // Shown to people, who are in other directories.
+        let dir = std::path::absolute(data_dir)
+            .map_err(Failure::storage)?
+            .join("tls");
+        cert::make(&dir, &Domain::default(), cert::DAYS_DEFAULT, &[])?;
+        Ok(Self(dir))
+    }
+
+    fn of(&self, role: RoleName) -> TlsSettings {
+        let dir = self.0.join(role.as_str());
+        TlsSettings {
+            files: TlsFiles {
+                cert: dir.join("cert.pem"),
+                key: dir.join("key.pem"),
+                ca: dir.join("ca.pem"),
+            },
+            domain: Domain::default(),
+        }
+    }
+}
+
+/// The security of a role: no environment variable changes it.
+fn security(identities: Option<&Identities>, role: RoleName) -> SecuritySettings {
+    SecuritySettings {
+        tls: identities.map(|identities| identities.of(role)),
+        ..SecuritySettings::default()
+    }
 }
 
 fn parse<T: Parser>(flags: &[OsString]) -> Result<T, Failure> {
@@ -313,10 +370,10 @@ async fn print_addresses(
     args: &Args,
     temporary: bool,
     data_dir: &Path,
-    roles: [&[Bound]; 3],
+    (roles, scheme): ([&[Bound]; 3], &str),
 ) -> Result<(), Failure> {
     let fate = if temporary { " (removed on stop)" } else { "" };
-    let [acceptors, proposers, learners] = roles.map(|bound| addresses(bound).join("  "));
+    let [acceptors, proposers, learners] = roles.map(|bound| addresses(bound, scheme).join("  "));
     write(&format!(
         "acceptors  {acceptors}\nproposers  {proposers}\nlearners   {learners}\ndata       {}{fate}\n\nStarting {} \
          roles in this process; Ctrl-C stops them.\n",
@@ -327,8 +384,10 @@ async fn print_addresses(
 }
 
 /// Waits until the cluster works, then prints commands to try. Prints the first finding when the wait is long.
-async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
-    let client = Client::connect(urls.split(',')).map_err(Failure::internal)?;
+async fn announce(urls: &str, elsewhere: bool, identities: Option<&Identities>) -> Result<(), Failure> {
+    let mut config = ClientConfig::new(urls.split(',')).map_err(Failure::internal)?;
+    config.tls = identities.map(|identities| identities.of(RoleName::Client));
+    let client = Client::new(config).map_err(Failure::internal)?;
     let client = client.with_timeout(READY_PATIENCE);
     let begun = Instant::now();
     let mut ticks = interval(READY_CHECK);
@@ -355,8 +414,13 @@ async fn announce(urls: &str, elsewhere: bool) -> Result<(), Failure> {
     } else {
         String::new()
     };
+    let exports = identities.map_or_else(String::new, |identities| {
+        let TlsFiles { cert, key, ca } = identities.of(RoleName::Client).files;
+        let (cert, key, ca) = (cert.display(), key.display(), ca.display());
+        format!("    export PAXOS_TLS_CERT={cert} PAXOS_TLS_KEY={key} PAXOS_TLS_CA={ca}\n")
+    });
     write(&format!(
-        "Ready after {:.1} s. In another terminal, try:\n\n    paxos decide leader alice{flags}\n    paxos put colour \
+        "Ready after {:.1} s. In another terminal, try:\n\n{exports}    paxos decide leader alice{flags}\n    paxos put colour \
          blue{flags}\n    paxos get colour{flags}\n    paxos propose hello{flags}\n    paxos log --follow{flags}\n    \
          paxos status{flags}\n    paxos bench{flags}\n\n",
         begun.elapsed().as_secs_f64()

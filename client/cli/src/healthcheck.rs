@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::Context as _;
 use paxos_common::{
-    peer::{Address, MESSAGE_BYTES_MAX, connect_lazy, reason as reason_of},
-    service::{config::parse_duration, failure::Failure},
+    peer::{Address, MESSAGE_BYTES_MAX, reason as reason_of},
+    service::{config::parse_duration, failure::Failure, security::TlsArgs},
 };
 use paxos_proto::v1::{
     AcceptorStatusRequest, LearnerStatusRequest, ProposerStatusRequest, acceptor_client::AcceptorClient,
@@ -20,7 +20,10 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{connection::no, output::printable};
+use crate::{
+    connection::{dialer, no},
+    output::printable,
+};
 
 /// Health service of an acceptor: serves while the acceptor can vote. The service without a name serves from the start,
 /// because a cluster forms by questions to blank acceptors.
@@ -50,15 +53,21 @@ pub(crate) struct Args {
     /// How long to wait for an answer, with unit
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     timeout: Duration,
+
+    /// The TLS identity: with the flags of the role, the role asks itself
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let address: Address = format!("http://{}", reachable(args.address))
+    let dialer = dialer(&args.tls, &[])?;
+    let scheme = if dialer.uses_tls() { "https" } else { "http" };
+    let address: Address = format!("{scheme}://{}", reachable(args.address))
         .parse()
         .map_err(Failure::usage)?;
     let deadline = Instant::now() + args.timeout;
     let unavailable = |error: anyhow::Error| Failure::unavailable(error.context(address.clone()));
-    let channel = connect_lazy(&address);
+    let channel = dialer.connect_lazy(&address, None);
     let serving = timeout_at(deadline, is_serving(channel.clone(), args.live))
         .await
         .with_context(|| format!("no answer within {:?}", args.timeout))

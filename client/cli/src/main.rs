@@ -2,6 +2,7 @@
 
 mod backup;
 mod bench;
+mod cert;
 mod completions;
 mod connection;
 mod decide;
@@ -67,6 +68,7 @@ enum CliCommand {
     Backup(backup::Args),
     Restore(restore::Args),
     Bench(bench::Args),
+    Cert(cert::Args),
     Healthcheck(healthcheck::Args),
     Repair(repair::Args),
     Serve(serve::Args),
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         CliCommand::Serve(args) => serve::run(args),
         CliCommand::Dev(args) => dev::run(args),
         // Commands without a cluster.
+        CliCommand::Cert(args) => process::finish(cert::run(&args)),
         CliCommand::Completions(args) => process::finish(completions::run(&args)),
         CliCommand::Man(args) => process::finish(man::run(&args)),
         CliCommand::Decide(args) => client(interruptible(Write, decide::run(args))),

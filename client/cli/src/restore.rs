@@ -16,6 +16,7 @@ use paxos_common::{
     service::{
         config::{AcceptorList, parse_duration},
         failure::Failure,
+        security::TlsArgs,
     },
     snapshot::SnapshotSummary,
 };
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     backup::check::check,
+    connection::dialer,
     json::uint64,
     output::{OutputArgs, hex, printable},
 };
@@ -68,6 +70,10 @@ pub(crate) struct Args {
     #[arg(long, env = "PAXOS_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
 
+    /// The TLS identity
+    #[command(flatten)]
+    tls: TlsArgs,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -97,7 +103,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 /// Safe: the same command goes on.
 async fn restore(args: &Args, origin: Origin) -> Result<(Configuration, bool), Failure> {
     let is_chained = !origin.earlier().is_empty();
-    let targets = RestoreTargets::new(args.acceptors.addresses(), args.timeout, is_chained);
+    let dialer = dialer(&args.tls, args.acceptors.addresses())?;
+    let targets = RestoreTargets::new(args.acceptors.addresses(), &dialer, args.timeout, is_chained);
     let addresses: Vec<Arc<str>> = targets.addresses().collect();
     let mut restoring = Restoring::new(addresses, origin).map_err(conflict)?;
     let mut prepared: Option<Arc<PreparedSeed>> = None;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect_lazy};
+use paxos_common::peer::{Address, Dialer, MESSAGE_BYTES_MAX};
 use paxos_proto::v1::learner_client::LearnerClient;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -113,7 +113,7 @@ impl LearnerRoster {
             .into_iter()
             .map(|address| {
                 let same = known.iter().find(|member| member.address == address).cloned();
-                same.unwrap_or_else(|| Arc::new(KnownLearner::new(address)))
+                same.unwrap_or_else(|| Arc::new(KnownLearner::new(address, &self.directory.dialer)))
             })
             .collect();
         list.asked_at = Some(Instant::now());
@@ -131,8 +131,8 @@ impl LearnerRoster {
 }
 
 impl KnownLearner {
-    fn new(address: Address) -> Self {
-        let client = LearnerClient::new(connect_lazy(&address))
+    fn new(address: Address, dialer: &Dialer) -> Self {
+        let client = LearnerClient::new(dialer.to_learner(&address))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Self {

@@ -14,7 +14,10 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use paxos_common::peer::{Address, MESSAGE_BYTES_MAX, connect};
+use paxos_common::{
+    peer::{Address, Dialer, MESSAGE_BYTES_MAX},
+    tls::RoleName,
+};
 use paxos_proto::v1::{
     AcceptorStatusRequest, AcceptorStatusResponse, LearnerStatusRequest, LearnerStatusResponse,
     ProposerStatusRequest, ProposerStatusResponse, Role, acceptor_client::AcceptorClient,
@@ -41,7 +44,10 @@ const FOUND_MAX: usize = 256;
 pub(crate) async fn survey(directory: &Directory, patience: Duration) -> ClusterReport {
     let begun = Instant::now();
     let limit = begun + patience;
-    let mut survey = Survey::default();
+    let mut survey = Survey {
+        dialer: directory.dialer.clone(),
+        targets: Vec::new(),
+    };
     let mut asked = FuturesUnordered::new();
     for (address, client) in &directory.acceptors.clients {
         let index = survey.add(Role::Acceptor, address.clone(), true, None);
@@ -131,15 +137,15 @@ fn uuid(report: &RoleReport<AcceptorStatusResponse>) -> Option<&Bytes> {
 async fn ask(
     index: usize,
     role: Role,
-    address: Address,
+    (address, dialer): (Address, Dialer),
     acceptor: Option<AcceptorClient<Channel>>,
     connected: Arc<AtomicBool>,
 ) -> (usize, Duration, Result<RoleStatus, Cause>) {
     let begun = Instant::now();
     let answer = match role {
-        Role::Proposer | Role::Learner => ask_peer(role, &address, &connected).await,
+        Role::Proposer | Role::Learner => ask_peer(role, (&address, &dialer), &connected).await,
         Role::Acceptor | Role::Unspecified => acceptor
-            .unwrap_or_else(|| acceptor_client(&address))
+            .unwrap_or_else(|| acceptor_client(&dialer, &address))
             .status(AcceptorStatusRequest {})
             .await
             .map(|response| RoleStatus::Acceptor(Box::new(response.into_inner()))),
@@ -151,10 +157,20 @@ async fn ask(
     )
 }
 
-async fn ask_peer(role: Role, address: &Address, connected: &AtomicBool) -> Result<RoleStatus, Status> {
-    let channel = connect(address).await?;
+async fn ask_peer(
+    role: Role,
+    (address, dialer): (&Address, &Dialer),
+    connected: &AtomicBool,
+) -> Result<RoleStatus, Status> {
+    let is_proposer = role == Role::Proposer;
+    let wanted = if is_proposer {
+        RoleName::Proposer
+    } else {
+        RoleName::Learner
+    };
+    let channel = dialer.connect(address, Some(wanted)).await?;
     connected.store(true, Ordering::Relaxed);
-    if role == Role::Proposer {
+    if is_proposer {
         let mut proposer = ProposerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let response = proposer.status(ProposerStatusRequest {}).await?;
         Ok(RoleStatus::Proposer(Box::new(response.into_inner())))
@@ -203,6 +219,7 @@ impl AskedProcess {
 /// The asked processes, and the answers.
 #[derive(Debug, Default)]
 struct Survey {
+    dialer: Dialer,
     targets: Vec<AskedProcess>,
 }
 
@@ -233,8 +250,9 @@ impl Survey {
         acceptor: Option<AcceptorClient<Channel>>,
     ) -> impl Future<Output = (usize, Duration, Result<RoleStatus, Cause>)> + use<> {
         let target = &self.targets[index];
-        let (address, connected) = (target.address.clone(), Arc::clone(&target.connected));
-        ask(index, target.role, address, acceptor, connected)
+        let place = (target.address.clone(), self.dialer.clone());
+        let connected = Arc::clone(&target.connected);
+        ask(index, target.role, place, acceptor, connected)
     }
 
     /// Takes an answer; returns the newly found processes to ask.

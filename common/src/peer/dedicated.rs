@@ -4,18 +4,16 @@ use std::{
     io,
     net::{Shutdown, TcpStream},
     os::fd::AsFd as _,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tonic::{
     codegen::{Service, StdError},
-    transport::{Channel, Uri},
+    transport::{Channel, Endpoint, Uri},
 };
 
-use super::{Address, CONNECT_TIMEOUT, endpoint};
+use super::connector::Connector;
 
 /// Limit of bytes that wait in the kernel to be sent (Linux doubles the number for its own bookkeeping): waiting bytes
 /// delay later messages. Large enough for 200 Mbit/s over a round trip of 10 ms.
@@ -50,71 +48,67 @@ impl Drop for Socket {
 ///
 /// # Panics
 /// Outside a Tokio runtime.
-pub fn dedicated(address: &Address) -> (Channel, Socket) {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    http.set_send_buffer_size(Some(SEND_BUFFER_BYTES));
+pub(super) fn dedicated(endpoint: &Endpoint, connector: Connector) -> (Channel, Socket) {
     let state = Arc::new(Mutex::new(ConnectionState::NotConnected));
-    let connector = Connector {
-        http,
+    let shared = Arc::clone(&state);
+    let connector = OnceConnector {
+        connector: connector.seen_by(Arc::new(move |tcp| keep_handle(tcp, &shared)), SEND_BUFFER_BYTES),
         state: Arc::clone(&state),
     };
-    (
-        endpoint(address).connect_with_connector_lazy(connector),
-        Socket(state),
-    )
+    (endpoint.connect_with_connector_lazy(connector), Socket(state))
 }
 
-/// Opens the TCP connection. tonic puts further layers, TLS for example, around this connector.
-struct Connector {
-    http: HttpConnector,
+/// Keeps a second handle of the socket.
+fn keep_handle(tcp: &tokio::net::TcpStream, state: &Mutex<ConnectionState>) -> io::Result<()> {
+    // Closing the last handle, also by the end of this process, sends a reset to the peer.
+    tcp.set_zero_linger()?;
+    let second = TcpStream::from(tcp.as_fd().try_clone_to_owned()?);
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    if !matches!(*state, ConnectionState::NotConnected) {
+        return Err(ended());
+    }
+    *state = ConnectionState::Connected(second);
+    Ok(())
+}
+
+/// Opens the connection once.
+struct OnceConnector {
+    connector: Connector,
     state: Arc<Mutex<ConnectionState>>,
 }
 
-impl Service<Uri> for Connector {
-    type Response = TokioIo<tokio::net::TcpStream>;
+impl Service<Uri> for OnceConnector {
+    type Response = <Connector as Service<Uri>>::Response;
     type Error = StdError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Future = <Connector as Service<Uri>>::Future;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.http.poll_ready(context).map_err(Into::into)
+        self.connector.poll_ready(context)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.http.call(uri);
-        let state = Arc::clone(&self.state);
-        Box::pin(async move {
-            let is_new = matches!(
-                *state.lock().unwrap_or_else(PoisonError::into_inner),
-                ConnectionState::NotConnected
-            );
-            if !is_new {
-                return Err(ended());
-            }
-            let stream = connecting.await?.into_inner();
-            // Closing the last handle, also by the end of this process, sends a reset to the peer.
-            stream.set_zero_linger()?;
-            let second = TcpStream::from(stream.as_fd().try_clone_to_owned()?);
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            if !matches!(*state, ConnectionState::NotConnected) {
-                return Err(ended());
-            }
-            *state = ConnectionState::Connected(second);
-            Ok(TokioIo::new(stream))
-        })
+        let is_new = matches!(
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner),
+            ConnectionState::NotConnected
+        );
+        if is_new {
+            self.connector.call(uri)
+        } else {
+            Box::pin(async { Err(ended().into()) })
+        }
     }
 }
 
-fn ended() -> StdError {
-    io::Error::new(io::ErrorKind::NotConnected, "the connection has ended").into()
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the connection has ended")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::{io::Read as _, net::TcpListener, time::Duration};
+
+    use crate::peer::{Address, Dialer};
 
     use paxos_proto::v1::{AcceptRequest, acceptor_client::AcceptorClient};
     use tokio::sync::mpsc;
@@ -129,7 +123,7 @@ mod tests {
     #[tokio::test]
     async fn dropped_socket_ends_the_connection_of_a_peer_that_reads_nothing() {
         let (listener, address) = listener();
-        let (channel, socket) = dedicated(&address);
+        let (channel, socket) = Dialer::default().dedicated(&address);
         let (requests, outbox) = mpsc::channel(1);
         let mut client = AcceptorClient::new(channel);
         let calling =
@@ -166,7 +160,7 @@ mod tests {
     async fn connection_that_has_ended_is_not_opened_again() {
         let (listener, address) = listener();
         listener.set_nonblocking(true).unwrap();
-        let (channel, socket) = dedicated(&address);
+        let (channel, socket) = Dialer::default().dedicated(&address);
         let mut client = AcceptorClient::new(channel);
         let mut call = async || client.accept(tokio_stream::empty()).await.map(|_| ());
         tokio::select! {
@@ -185,7 +179,7 @@ mod tests {
     async fn socket_that_is_dropped_before_the_first_call_opens_no_connection() {
         let (listener, address) = listener();
         listener.set_nonblocking(true).unwrap();
-        let (channel, socket) = dedicated(&address);
+        let (channel, socket) = Dialer::default().dedicated(&address);
         drop(socket);
         let mut client = AcceptorClient::new(channel);
         client

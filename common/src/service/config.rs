@@ -23,8 +23,8 @@ pub struct ListenArgs<const PORT: u16> {
     #[arg(long, env = "PAXOS_LISTEN", value_name = "ADDRESS", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)), value_parser = parse_listen)]
     pub listen: SocketAddr,
 
-    /// URL at which others reach this process (default: http:// and the listening address, or this machine's name when
-    /// listening on every interface)
+    /// URL at which others reach this process (default: http://, or https:// with TLS, and the listening address, or this
+    /// machine's name when listening on every interface)
     #[arg(long, env = "PAXOS_ADVERTISE", value_name = "URL")]
     pub advertise: Option<Address>,
 }
@@ -33,16 +33,20 @@ pub struct ListenArgs<const PORT: u16> {
 ///
 /// # Errors
 /// The role listens on every interface, no URL was given, and this machine's name is unknown or odd.
-pub(super) fn advertised(advertise: Option<&Address>, local: SocketAddr) -> Result<Address, Failure> {
+pub(super) fn advertised(
+    advertise: Option<&Address>,
+    local: SocketAddr,
+    scheme: &str,
+) -> Result<Address, Failure> {
     if let Some(address) = advertise {
         return Ok(address.clone());
     }
     let url = if local.ip().is_unspecified() {
         // In a container this name is the container's id; other containers of the same network resolve this id.
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        format!("http://{}:{}", name.trim(), local.port())
+        format!("{scheme}://{}:{}", name.trim(), local.port())
     } else {
-        format!("http://{local}")
+        format!("{scheme}://{local}")
     };
     url.parse().map_err(|error| {
         Failure::usage(format!(
@@ -287,7 +291,7 @@ mod tests {
                 .copied()
                 .collect();
             let cli = parse(&args).unwrap();
-            advertised(cli.listen.advertise.as_ref(), bound).unwrap()
+            advertised(cli.listen.advertise.as_ref(), bound, "http").unwrap()
         };
         assert_eq!(address(&[]).as_str(), "http://127.0.0.1:4711");
         assert_eq!(

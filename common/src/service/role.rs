@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr};
 
+use opentelemetry::KeyValue;
 use tokio::net::TcpListener;
 use tonic::{
     body::Body,
@@ -14,25 +15,50 @@ use super::{
     config::{MetricsListen, advertised},
     failure::Failure,
     metrics::{self, Metrics, Readiness, UnreadyReason},
+    security::{Security, SecuritySettings},
     server::{Health, Server},
     shutdown::Shutdown,
     telemetry::Exporting,
 };
 use crate::{
-    peer::{Address, MessageLimits},
+    peer::{Address, Dialer, MessageLimits},
+    tls::{RoleName, Tls},
     trace::Tracer,
 };
 
-/// The bound address of a role, and the URL for other processes: `advertise`, or the URL of the bound address.
-///
-/// # Errors
-/// The listener has no address (70), or no URL was given and no URL can be derived (2).
-pub fn addresses(
-    listener: &TcpListener,
-    advertise: Option<&Address>,
-) -> Result<(SocketAddr, Address), Failure> {
-    let local = listener.local_addr().map_err(Failure::internal)?;
-    Ok((local, advertised(advertise, local)?))
+/// The addresses of a role, and the security of its connections.
+#[derive(Debug)]
+pub struct RolePlace {
+    /// The bound address.
+    pub local: SocketAddr,
+    /// The URL for other processes.
+    pub address: Address,
+    /// The security of all connections.
+    pub security: Security,
+}
+
+impl RolePlace {
+    /// The place of `role`, whose listener is bound. `advertise` is the URL for other processes; `None`: derived from
+    /// the bound address. `peers` are the configured addresses of other processes.
+    ///
+    /// # Errors
+    /// The listener has no address (70), no URL can be derived, or the connections cannot be secured as configured (2).
+    pub fn of(
+        role: RoleName,
+        listener: &TcpListener,
+        advertise: Option<&Address>,
+        security: SecuritySettings,
+        peers: &[Address],
+    ) -> Result<Self, Failure> {
+        let local = listener.local_addr().map_err(Failure::internal)?;
+        let configured = advertise.into_iter().chain(peers);
+        let security = Security::open(security, role, local, configured)?;
+        Ok(Self {
+            local,
+            address: advertised(advertise, local, security.scheme())?,
+            security,
+        })
+    }
 }
 
 /// What surrounds the work of a role, from the start of the process to its end.
@@ -42,16 +68,22 @@ pub struct RoleFrame {
     pub metrics: Metrics,
     exporting: Exporting,
     readiness: Readiness,
+    security: Security,
     shutdown: Shutdown,
 }
 
 impl RoleFrame {
-    /// Starts the telemetry. `role` is `acceptor`, `proposer` or `learner`; `node` is the name of this process in the
-    /// cluster. The role is not ready yet.
+    /// Starts the telemetry. `node` is the name of this process in the cluster. The role is not ready yet.
     ///
     /// # Errors
     /// An `OTEL_` variable is invalid (2).
-    pub fn start(role: &'static str, node: &str, shutdown: &Shutdown) -> Result<Self, Failure> {
+    pub fn start(
+        role: RoleName,
+        node: &str,
+        security: &Security,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Failure> {
+        let role = role.as_str();
         let exporting = Exporting::start(role, node)?;
         let metrics = Metrics::new(role, exporting.resource())?;
         let readiness = Readiness::not_yet("this process is starting");
@@ -62,12 +94,21 @@ impl RoleFrame {
             "1 while this process is ready, as /readyz says; otherwise 0",
             move || u64::from(shown.get().is_ok()),
         );
+        if let Some(tls) = security.tls() {
+            show_expiry(&metrics, tls.clone());
+        }
         Ok(Self {
             metrics,
             exporting,
             readiness,
+            security: security.clone(),
             shutdown: shutdown.clone(),
         })
+    }
+
+    /// Opens connections to other processes.
+    pub fn dialer(&self) -> &Dialer {
+        self.security.dialer()
     }
 
     /// The tracer of the role.
@@ -90,7 +131,7 @@ impl RoleFrame {
         served.map(|_| ())
     }
 
-    /// The server of the role's gRPC service: with limits of messages, traced and measured. The server does not run
+    /// The server of the role's gRPC service: with limits of messages, secured, traced and measured. The server does not run
     /// yet, and the health status is not serving until [`Self::report_health`].
     ///
     /// # Errors
@@ -108,7 +149,12 @@ impl RoleFrame {
     {
         let routes = Routes::new(service.with_message_limits());
         let (server, health) = Server::new(listener, S::NAME, routes).await?;
-        Ok((server.traced(self.tracer()).measured(&self.metrics), health))
+        let server = server.traced(self.tracer()).measured(&self.metrics);
+        let server = match self.security.tls() {
+            Some(tls) => server.secured(tls.clone(), &self.metrics),
+            None => server,
+        };
+        Ok((server, health))
     }
 
     /// Reports the readiness of the role over `grpc.health.v1`, until the stop begins.
@@ -121,4 +167,18 @@ impl RoleFrame {
     pub async fn end(self) {
         tokio::join!(self.metrics.flush(), self.exporting.stop());
     }
+}
+
+/// Shows how long the certificates of this process are valid.
+fn show_expiry(metrics: &Metrics, tls: Tls) {
+    metrics.observe(
+        "paxos.tls.certificate_expires",
+        "s",
+        "Time until the certificate of this process expires, and until the first of its CA certificates expires",
+        move || {
+            let (own, ca) = tls.expires_in();
+            let file = |name: &'static str| [KeyValue::new("file", name)];
+            [(file("certificate"), own), (file("ca"), ca)]
+        },
+    );
 }

@@ -15,6 +15,10 @@
 //! some 30 MiB, and a learner also the registers. The memory limits of `docker-compose.yml` are 512 MiB for an acceptor
 //! and for a proposer, and 1 GiB for a learner.
 //!
+//! With TLS each connection begins with a handshake, `server/handshakes.rs`, and each call needs a right of its caller,
+//! `server/rights.rs`. Clients and operators together have at most half of the connections, `server/outside.rs`; calls and
+//! answers of clients and of roles have separate limits anyway, since no client may call a method for roles.
+//!
 //! One peer address has at most half of the connections and of the calls of each kind: `server/addresses.rs`.
 
 use std::{net::SocketAddr, time::Duration};
@@ -29,6 +33,7 @@ use crate::{
         metrics::{Metrics, Readiness},
         shutdown::Shutdown,
     },
+    tls::Tls,
     trace::Tracer,
 };
 
@@ -38,26 +43,34 @@ mod calls;
 mod chunks;
 mod connections;
 mod deadline;
+mod handshakes;
 mod incoming;
 mod kinds;
 mod measured;
 mod observed;
 mod outgoing;
+mod outside;
 mod partial;
+mod rights;
+mod served;
 mod shares;
 mod traced;
 mod windows;
 
 use calls::Limited;
 use connections::ConnectionLimits;
+use handshakes::{HandshakeCounts, Handshakes};
 use incoming::IncomingConnections;
 use measured::Measured;
+use outside::OutsidePlaces;
+use rights::{Authorized, Refusals};
 use traced::Traced;
 
 pub use addresses::{may_take, owner_of};
 pub use chunks::{Chunk, Chunks, chunks};
 pub use deadline::{deadline, sleep_until};
 pub use outgoing::{Room, room};
+pub use rights::{Rights, rights};
 pub use traced::received;
 
 /// Limits for connections.
@@ -150,6 +163,9 @@ pub struct Server {
     service: &'static str,
     tracer: Tracer,
     measured: Measured,
+    tls: Option<Tls>,
+    handshakes: HandshakeCounts,
+    refusals: Refusals,
 }
 
 impl Server {
@@ -191,6 +207,9 @@ impl Server {
                 service,
                 tracer: Tracer::off(),
                 measured: Measured::default(),
+                tls: None,
+                handshakes: HandshakeCounts::default(),
+                refusals: Refusals::default(),
             },
             health,
         ))
@@ -215,6 +234,18 @@ impl Server {
         Self { measured, ..self }
     }
 
+    /// Accepts only connections with TLS, and only calls that the certificates of the callers allow. `metrics` counts
+    /// handshakes and refused calls.
+    #[must_use]
+    pub fn secured(self, tls: Tls, metrics: &Metrics) -> Self {
+        Self {
+            tls: Some(tls),
+            handshakes: HandshakeCounts::by(metrics),
+            refusals: Refusals::by(metrics),
+            ..self
+        }
+    }
+
     /// The bound address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
@@ -229,7 +260,11 @@ impl Server {
     /// The listener failed.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
         let incoming = IncomingConnections::new(self.listener, CONNECTIONS);
-        let services = Traced::new(Limited::new(self.routes.prepare()), self.tracer);
+        let services = Limited::new(self.routes.prepare());
+        let services = Authorized::new(services, self.tls.is_some(), self.refusals);
+        let services = Traced::new(services, self.tracer);
+        let outside = OutsidePlaces::new(CONNECTIONS.connections, CONNECTIONS.protected);
+        let handshakes = self.tls.map(|tls| Handshakes::new(tls, self.handshakes, outside));
         let services = self.measured.around(services);
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -237,7 +272,7 @@ impl Server {
             .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-        let server = windows::serve(server, services, incoming, shutdown.token().clone());
+        let server = windows::serve(server, services, incoming, handshakes, shutdown.token().clone());
         let mut server = Box::pin(server);
         let result = tokio::select! {
             // The other arm does not cancel the server: the server is polled there too.
@@ -264,7 +299,7 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    use crate::peer::{Address, connect_lazy};
+    use crate::peer::{Address, Dialer};
     use tokio_util::sync::CancellationToken;
     use tonic_health::pb::{HealthCheckRequest, health_check_response, health_client::HealthClient};
 
@@ -278,7 +313,7 @@ mod tests {
         let address: Address = format!("http://{}", server.local_addr()).parse().unwrap();
         let running = tokio::spawn(server.run(shutdown.clone()));
 
-        let mut client = HealthClient::new(connect_lazy(&address));
+        let mut client = HealthClient::new(Dialer::default().connect_lazy(&address, None));
         let request = || HealthCheckRequest {
             service: SERVICE.to_owned(),
         };
@@ -307,7 +342,7 @@ mod tests {
         let (server, health) = Server::new(listener, SERVICE, Routes::default()).await.unwrap();
         let address: Address = format!("http://{}", server.local_addr()).parse().unwrap();
         let running = tokio::spawn(server.run(shutdown.clone()));
-        let client = HealthClient::new(connect_lazy(&address));
+        let client = HealthClient::new(Dialer::default().connect_lazy(&address, None));
         let check = async |service: &str| {
             let service = service.to_owned();
             let answer = client.clone().check(HealthCheckRequest { service }).await;
@@ -361,7 +396,8 @@ mod tests {
             });
         });
         let (local, health) = address.1.await.unwrap();
-        let channel = connect_lazy(&format!("http://{local}").parse::<Address>().unwrap());
+        let address = format!("http://{local}").parse::<Address>().unwrap();
+        let channel = Dialer::default().connect_lazy(&address, None);
         let mut client = HealthClient::new(channel);
         let request = || HealthCheckRequest {
             service: SERVICE.to_owned(),
@@ -399,7 +435,7 @@ mod tests {
         let request = HealthCheckRequest {
             service: SERVICE.to_owned(),
         };
-        let mut client = HealthClient::new(connect_lazy(&address));
+        let mut client = HealthClient::new(Dialer::default().connect_lazy(&address, None));
         let mut watch = client.watch(request).await.unwrap().into_inner();
         watch.message().await.unwrap().unwrap();
 

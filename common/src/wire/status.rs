@@ -68,6 +68,13 @@ pub fn invalid_argument(text: impl Into<String>) -> Status {
     Status::invalid_argument(text)
 }
 
+/// PERMISSION_DENIED: the caller's certificate does not allow the call; nothing was proposed.
+pub fn denied(text: impl Into<String>) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(Fate::NotProposed.reason(), DOMAIN, []);
+    Status::with_error_details(Code::PermissionDenied, text, details)
+}
+
 /// FAILED_PRECONDITION: wrong cluster, lost disk, conflicting lists, newer protocol.
 pub fn wrong_cluster(text: impl Into<String>) -> Status {
     Status::failed_precondition(text)

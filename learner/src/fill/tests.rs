@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::stream;
-use paxos_common::paxos::ballot::ProposerId;
+use paxos_common::{paxos::ballot::ProposerId, peer::Dialer};
 use paxos_proto::v1::{
     self as pb,
     proposer_server::{Proposer, ProposerServer},
@@ -76,6 +76,7 @@ async fn fill_goes_to_the_proposer_of_the_highest_ballot() {
     let filler = Filler {
         wanted,
         leadership: leadership_seen,
+        dialer: Dialer::default(),
     };
     tokio::spawn(filler.keep_filling());
     let want = |to| fill.send_modify(|wanted| *wanted = Some(Slot::new(to).unwrap()));

@@ -47,8 +47,12 @@ impl Starter {
             let asking = asker.clone().keep_asking(Arc::clone(acceptor));
             shutdown.spawn_until_stop(asking);
         }
-        let filling = Filler { wanted, leadership }.keep_filling();
-        shutdown.spawn_until_stop(filling);
+        let filler = Filler {
+            wanted,
+            leadership,
+            dialer: self.dialer.clone(),
+        };
+        shutdown.spawn_until_stop(filler.keep_filling());
         barrier
     }
 }

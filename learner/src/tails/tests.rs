@@ -1,6 +1,6 @@
 //! Tails of acceptors with scripted answers, over real gRPC.
 
-use paxos_common::paxos::quorum::Configuration;
+use paxos_common::{paxos::quorum::Configuration, peer::Dialer};
 use paxos_learner_testing::{FakeAcceptor, acceptors, stranger};
 use tokio::time::timeout;
 
@@ -27,7 +27,7 @@ impl TailsRig {
         let configuration = Configuration::try_from(configuration).unwrap();
         let ways: Vec<_> = acceptors
             .iter()
-            .map(|acceptor| ListedAcceptor::new(acceptor.address.clone()))
+            .map(|acceptor| ListedAcceptor::new(acceptor.address.clone(), Dialer::default()))
             .collect();
         let way = Arc::clone(&ways[0]);
         let cluster = Arc::new(Cluster::new(&configuration, ways));

@@ -41,10 +41,11 @@ impl TestLearner {
             stall_timeout: std::time::Duration::from_millis(100),
             upload_timeout: std::time::Duration::from_secs(3),
             metrics: paxos_common::service::config::MetricsListen::Off,
+            security: paxos_common::service::security::SecuritySettings::default(),
         };
         let shutdown = Shutdown::new(&CancellationToken::new());
         let running = tokio::spawn(run(config, listener, shutdown.clone()));
-        let channel = paxos_common::peer::connect_lazy(&address);
+        let channel = paxos_common::peer::Dialer::default().to_learner(&address);
         Self {
             client: LearnerClient::new(channel.clone()),
             channel,

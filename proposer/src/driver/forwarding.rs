@@ -107,10 +107,11 @@ impl Driver {
         }
         let deadline = self.waiting.deadline(request);
         self.traces.forwarding(&mut pending, address);
+        let dialer = &self.cluster.dialer;
         let forwarder = self
             .forwarders
             .entry(address.clone())
-            .or_insert_with(|| Forwarder::open(address.clone(), inputs.clone()));
+            .or_insert_with(|| Forwarder::open(address.clone(), dialer.clone(), inputs.clone()));
         match forwarder.send(pending, deadline) {
             Ok(()) => self.forwarding_bytes += bytes,
             Err((_, true)) => {

@@ -7,7 +7,7 @@ use paxos_common::{
         ballot::Ballot,
         proposer::{Event, InquiryAnswer},
     },
-    peer::{Address, MessageLimits as _, connect_lazy},
+    peer::{Address, Dialer, MessageLimits as _},
     service::shutdown::Shutdown,
 };
 use paxos_proto::v1::{self as pb, proposer_client::ProposerClient};
@@ -40,12 +40,12 @@ impl Driver {
                 // Without room, the end of the streams counts a little later.
                 let _ = inputs.try_send(Input::Core(event));
             }
-            Ok(address) => {
-                let limit = self.leader_timeout;
-                shutdown.spawn(inquire(number, ballot, address, limit, inputs.clone()));
+            Ok(address) if self.cluster.dialer.accepts(&address) => {
+                let (limit, dialer) = (self.leader_timeout, self.cluster.dialer.clone());
+                shutdown.spawn(inquire((number, ballot), address, dialer, limit, inputs.clone()));
             }
             // No process can be asked there.
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
 }
@@ -55,9 +55,9 @@ impl Driver {
 /// # Cancel safety
 /// Safe: only asks.
 async fn inquire(
-    number: u64,
-    ballot: Ballot,
+    (number, ballot): (u64, Ballot),
     address: Address,
+    dialer: Dialer,
     limit: Duration,
     inputs: mpsc::Sender<Input>,
 ) {
@@ -77,7 +77,7 @@ async fn inquire(
             }
             is_connected = true;
             // A second connection: the first showed only that the machine accepts connections.
-            let mut client = ProposerClient::new(connect_lazy(&address)).with_message_limits();
+            let mut client = ProposerClient::new(dialer.to_proposer(&address)).with_message_limits();
             match client.status(pb::ProposerStatusRequest {}).await {
                 Ok(status) if is_at(status.get_ref(), ballot) => return,
                 Ok(_) => return answer(InquiryAnswer::Gone).await,
@@ -139,7 +139,8 @@ mod tests {
     /// The answers to an inquiry at this address.
     async fn answers(address: &str) -> Vec<InquiryAnswer> {
         let (inputs, mut inbox) = mpsc::channel(4);
-        inquire(5, ballot(1), address.parse().unwrap(), LIMIT, inputs).await;
+        let address = address.parse().unwrap();
+        inquire((5, ballot(1)), address, Dialer::default(), LIMIT, inputs).await;
         let mut answers = Vec::new();
         while let Some(input) = inbox.recv().await {
             let Input::Core(Event::InquiryAnswered { number: 5, answer }) = input else {

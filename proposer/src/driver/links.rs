@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use paxos_common::{
     paxos::{proposer::Event, slot::Slot},
-    peer::connect_lazy,
     service::shutdown::Shutdown,
 };
 use tokio::sync::mpsc;
@@ -24,7 +23,8 @@ impl Driver {
         stop: &CancellationToken,
     ) {
         let addresses = self.cluster.addresses.iter();
-        let channels = addresses.map(|address| (address.clone(), connect_lazy(address)));
+        let dialer = &self.cluster.dialer;
+        let channels = addresses.map(|address| (address.clone(), dialer.to_acceptor(address)));
         let context = link::LinkContext {
             channels: Arc::new(channels.collect()),
             cluster: self.cluster.configuration.cluster_id(),

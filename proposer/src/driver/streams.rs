@@ -53,6 +53,7 @@ impl Driver {
         shutdown: &Shutdown,
     ) {
         let context = StreamContext {
+            dialer: self.cluster.dialer.clone(),
             cluster: self.cluster.configuration.cluster_id(),
             alive_interval: self.leader_timeout / 4,
             inputs: inputs.clone(),

@@ -10,6 +10,7 @@ use std::{
 use futures::{Stream, StreamExt as _};
 use paxos_common::{
     paxos::proposer::{Event, ProposalOutcome, RequestId},
+    service::server::Rights,
     trace::{
         Incoming, Span,
         names::{self, method},
@@ -23,7 +24,7 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use super::{Service, word};
+use super::{Service, check_forwarded, word};
 use crate::{
     input::Input,
     requests::{self, OutcomeSender},
@@ -46,6 +47,7 @@ const LAST_ANSWERS_MAX: Duration = Duration::from_millis(500);
 pub(super) struct Conversation {
     service: Service,
     caller: Option<IpAddr>,
+    rights: Rights,
     answers: mpsc::Sender<Result<pb::ProposeStreamResponse, Status>>,
     replies: mpsc::Sender<(RequestId, ProposalOutcome)>,
     outcomes: mpsc::Receiver<(RequestId, ProposalOutcome)>,
@@ -67,12 +69,14 @@ impl Conversation {
     pub(super) fn new(
         service: Service,
         caller: Option<IpAddr>,
+        rights: Rights,
     ) -> (Self, mpsc::Receiver<Result<pb::ProposeStreamResponse, Status>>) {
         let (answers, outbound) = mpsc::channel(STREAM_ANSWERS_MAX);
         let (replies, outcomes) = mpsc::channel(STREAM_REQUESTS_MAX);
         let conversation = Self {
             service,
             caller,
+            rights,
             answers,
             replies,
             outcomes,
@@ -155,9 +159,10 @@ impl Conversation {
             // With tracing off, the caller's sampled context is passed on.
             None => incoming.sampled(),
         };
-        let pending = self
-            .service
-            .pending(command, trace.as_ref(), forwarded, self.caller);
+        let pending = check_forwarded(forwarded, self.rights).and_then(|()| {
+            self.service
+                .pending(command, trace.as_ref(), forwarded, self.caller)
+        });
         let pending = match pending {
             Ok(pending) => pending,
             Err(status) => {

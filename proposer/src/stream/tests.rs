@@ -216,6 +216,7 @@ impl Scene {
         let place = watch::Sender::new(None);
         let (sender, inputs) = mpsc::channel(16);
         let context = StreamContext {
+            dialer: Dialer::default(),
             cluster: cluster(),
             alive_interval: Duration::from_millis(50),
             inputs: sender,

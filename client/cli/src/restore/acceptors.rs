@@ -7,9 +7,9 @@ use indicatif::ProgressBar;
 use paxos_common::{
     paxos::forming::{FormReport, restoring::Restoring},
     peer::{
-        Address, Backoff, MessageLimits as _,
+        Address, Backoff, Dialer, MessageLimits as _,
         acceptor::{FORM_TIMEOUT, Unusable, form, form_report},
-        connect_lazy, dedicated, reason,
+        reason,
     },
     service::failure::Failure,
 };
@@ -50,6 +50,7 @@ fn is_too_old(answer: &pb::FormResponse, is_chained: bool) -> bool {
 #[derive(Debug)]
 struct Target {
     address: Address,
+    dialer: Dialer,
     client: AcceptorClient<Channel>,
     /// The backup is of a restored cluster.
     is_chained: bool,
@@ -67,10 +68,11 @@ enum AttemptError {
 
 impl RestoreTargets {
     /// `is_chained`: the backup is of a restored cluster.
-    pub(super) fn new(addresses: &[Address], timeout: Duration, is_chained: bool) -> Self {
+    pub(super) fn new(addresses: &[Address], dialer: &Dialer, timeout: Duration, is_chained: bool) -> Self {
         let target = |address: &Address| Target {
             address: address.clone(),
-            client: AcceptorClient::new(connect_lazy(address)).with_message_limits(),
+            dialer: dialer.clone(),
+            client: AcceptorClient::new(dialer.to_acceptor(address)).with_message_limits(),
             is_chained,
         };
         let acceptors = addresses.iter();
@@ -220,7 +222,7 @@ impl Target {
         patience: Duration,
     ) -> Result<(), AttemptError> {
         let (parts_in, mut parts) = mpsc::channel(PARTS_MAX);
-        let (channel, _socket) = dedicated(&self.address);
+        let (channel, _socket) = self.dialer.dedicated(&self.address);
         let mut client = AcceptorClient::new(channel).with_message_limits();
         let (sent, shown) = (Arc::clone(seed), bar.clone());
         let sending = spawn_blocking(move || sent.send(&parts_in, &shown));
@@ -252,6 +254,10 @@ fn failed(status: &Status) -> AttemptError {
         Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange => {
             AttemptError::Refused(status.message().to_owned())
         }
+        Code::PermissionDenied => AttemptError::Refused(format!(
+            "{}; restoring needs the certificate of an operator",
+            status.message()
+        )),
         Code::Unimplemented => AttemptError::Refused(
             "the release of this acceptor cannot restore: update the acceptor, then repeat the same command"
                 .to_owned(),
@@ -262,7 +268,6 @@ fn failed(status: &Status) -> AttemptError {
         | Code::DeadlineExceeded
         | Code::NotFound
         | Code::AlreadyExists
-        | Code::PermissionDenied
         | Code::ResourceExhausted
         | Code::Aborted
         | Code::Internal

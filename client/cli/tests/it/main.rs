@@ -38,5 +38,6 @@ mod right_disk;
 mod scaling;
 mod slow;
 mod state_limit;
+mod tls;
 mod traces;
 mod unwritable;

@@ -2,6 +2,7 @@
 
 mod collector;
 pub(crate) mod scrape;
+mod tls;
 
 use std::{
     collections::BTreeSet,

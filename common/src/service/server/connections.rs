@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -24,6 +25,7 @@ use super::{
     addresses::{AddressUsage, ConnectionPlace},
     kinds::OpenCalls,
 };
+use crate::tls::Caller;
 
 /// Limits for connections.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,8 @@ struct UsageState {
     /// When the last call ended, or the connection began.
     unused_since: Instant,
     was_used: bool,
+    /// A TLS handshake runs.
+    is_greeting: bool,
 }
 
 impl Usage {
@@ -76,6 +80,7 @@ impl Usage {
                 calls: 0,
                 unused_since: Instant::now(),
                 was_used: false,
+                is_greeting: false,
             }),
             close: CancellationToken::new(),
         }
@@ -107,6 +112,21 @@ impl Usage {
     pub(super) fn unused_since(&self) -> Option<Instant> {
         let state = self.lock();
         (state.calls == 0).then_some(state.unused_since)
+    }
+
+    /// Whether a TLS handshake runs: such a connection is the first to make room.
+    pub(super) fn is_greeting(&self) -> bool {
+        self.lock().is_greeting
+    }
+
+    /// A TLS handshake begins or ends.
+    pub(super) fn set_greeting(&self, is_greeting: bool) {
+        self.lock().is_greeting = is_greeting;
+    }
+
+    /// Ready once the connection must close, or has closed.
+    pub(super) async fn closed(&self) {
+        self.close.cancelled().await;
     }
 
     /// Closes the connection without calls, so that a waiting connection gets the place.
@@ -145,11 +165,14 @@ impl Usage {
 pub(super) struct CallerConnection {
     pub(super) usage: Arc<Usage>,
     pub(super) tcp: TcpConnectInfo,
+    /// The proven identity of the caller; `None` without TLS.
+    pub(super) caller: Option<Arc<Caller>>,
 }
 
 /// A connection that ends when unused, and then gives its place back.
 pub(super) struct Connection {
     stream: TcpStream,
+    peer: IpAddr,
     usage: Arc<Usage>,
     limits: ConnectionLimits,
     expiry: Pin<Box<Sleep>>,
@@ -180,7 +203,7 @@ impl LeaveSignal {
 impl Connection {
     /// The connection over `stream`, with a place. `left` is woken once the place is free again.
     pub(super) fn new(
-        stream: TcpStream,
+        (stream, peer): (TcpStream, IpAddr),
         place: ConnectionPlace,
         wide: Option<OwnedSemaphorePermit>,
         limits: ConnectionLimits,
@@ -189,6 +212,7 @@ impl Connection {
         let usage = Arc::new(Usage::of(Arc::clone(&place.address)));
         Self {
             stream,
+            peer,
             limits,
             expiry: Box::pin(sleep_until(usage.expires_at(limits))),
             closing: Box::pin(usage.close.clone().cancelled_owned()),
@@ -201,6 +225,11 @@ impl Connection {
 
     pub(super) fn usage(&self) -> &Arc<Usage> {
         &self.usage
+    }
+
+    /// The address of the other side.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// Whether the connection has a wide window.
@@ -251,6 +280,7 @@ impl Connected for Connection {
         CallerConnection {
             usage: Arc::clone(&self.usage),
             tcp: self.stream.connect_info(),
+            caller: None,
         }
     }
 }

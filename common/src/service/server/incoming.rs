@@ -76,10 +76,12 @@ impl IncomingConnections {
         for index in 0..self.waiting.len() {
             match self.addresses.take(self.waiting[index].address) {
                 Ok(place) => {
-                    let stream = self.waiting.remove(index)?.stream;
-                    let wide = Arc::clone(&self.wide).try_acquire_owned().ok();
-                    let connection =
-                        Connection::new(stream, place, wide, self.limits, Arc::clone(&self.left));
+                    let WaitingConnection { stream, address, .. } = self.waiting.remove(index)?;
+                    let (wide, left) = (
+                        Arc::clone(&self.wide).try_acquire_owned().ok(),
+                        Arc::clone(&self.left),
+                    );
+                    let connection = Connection::new((stream, address), place, wide, self.limits, left);
                     self.open.retain(|usage| usage.strong_count() > 0);
                     self.open.push(Arc::downgrade(connection.usage()));
                     return Some(connection);
@@ -104,7 +106,8 @@ impl IncomingConnections {
         }
     }
 
-    /// Closes the longest unused connection of those that match, unless it was used recently.
+    /// Closes the longest unused connection of those that match, unless it was used recently. Connections that are not
+    /// through their TLS handshake come first.
     fn close_unused(&self, matches: impl Fn(&Usage) -> bool) {
         let unused = self
             .open
@@ -112,7 +115,7 @@ impl IncomingConnections {
             .filter_map(Weak::upgrade)
             .filter(|usage| !usage.is_closing() && matches(usage))
             .filter_map(|usage| Some((usage.unused_since()?, usage)))
-            .min_by_key(|&(since, _)| since);
+            .min_by_key(|(since, usage)| (!usage.is_greeting(), *since));
         if let Some((since, usage)) = unused
             && since.elapsed() >= self.limits.protected
         {

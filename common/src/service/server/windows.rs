@@ -21,7 +21,7 @@ use tonic::{
     transport::{self, Server},
 };
 
-use super::{connections::Connection, incoming::IncomingConnections};
+use super::{connections::Connection, handshakes::Handshakes, incoming::IncomingConnections, served::Served};
 
 /// Number of connections with wide windows: at one process, most clusters have fewer proposers, learners and clients.
 pub(super) const WIDE_MAX: usize = 32;
@@ -31,7 +31,7 @@ const WIDE_BYTES: u32 = 1024 * 1024;
 const NARROW_BYTES: u32 = 65_535;
 
 /// Serves the connections of `incoming` with `services` until `stop`, and then until the calls have ended. `server` has
-/// all settings except the windows.
+/// all settings except the windows. `handshakes`: the connections use TLS.
 ///
 /// # Errors
 /// A server failed.
@@ -39,6 +39,7 @@ pub(super) async fn serve<S>(
     server: Server,
     services: S,
     incoming: IncomingConnections,
+    handshakes: Option<Handshakes>,
     stop: CancellationToken,
 ) -> Result<(), transport::Error>
 where
@@ -51,7 +52,7 @@ where
     // An accepted connection goes to its server at once.
     let (wide, wide_connections) = mpsc::channel(1);
     let (narrow, narrow_connections) = mpsc::channel(1);
-    let serve = |window: u32, connections: mpsc::Receiver<Connection>| {
+    let serve = |window: u32, connections: mpsc::Receiver<Served>| {
         let connections = ReceiverStream::new(connections).map(Ok::<_, io::Error>);
         let server = server
             .clone()
@@ -59,7 +60,15 @@ where
             .initial_stream_window_size(window);
         server.serve_with_incoming_shutdown(services.clone(), connections, stop.clone().cancelled_owned())
     };
-    let sorting = stop.run_until_cancelled(sort(incoming, wide, narrow));
+    let sorting = stop.run_until_cancelled(async {
+        match handshakes {
+            None => sort(incoming, wide, narrow).await,
+            Some(handshakes) => {
+                let server_of = |connection: &Connection| server_of(connection, &wide, &narrow).clone();
+                handshakes.run(incoming, server_of).await;
+            }
+        }
+    });
     let (_, wide, narrow) = tokio::join!(
         sorting,
         serve(WIDE_BYTES, wide_connections),
@@ -69,17 +78,21 @@ where
 }
 
 /// Hands each connection to the server of its window, until a server is gone.
-async fn sort(
-    mut incoming: IncomingConnections,
-    wide: mpsc::Sender<Connection>,
-    narrow: mpsc::Sender<Connection>,
-) {
+async fn sort(mut incoming: IncomingConnections, wide: mpsc::Sender<Served>, narrow: mpsc::Sender<Served>) {
     while let Some(connection) = incoming.next().await {
         // The listener reports its own failures and continues.
         let Ok(connection) = connection else { continue };
-        let server = if connection.is_wide() { &wide } else { &narrow };
-        if server.send(connection).await.is_err() {
+        let server = server_of(&connection, &wide, &narrow);
+        if server.send(Served::plain(connection)).await.is_err() {
             return;
         }
     }
+}
+
+fn server_of<'a>(
+    connection: &Connection,
+    wide: &'a mpsc::Sender<Served>,
+    narrow: &'a mpsc::Sender<Served>,
+) -> &'a mpsc::Sender<Served> {
+    if connection.is_wide() { wide } else { narrow }
 }

@@ -45,7 +45,7 @@ impl Talk {
             Shutdown::new(&CancellationToken::new()),
             Tracer::off(),
         );
-        let (conversation, answers) = Conversation::new(service, None);
+        let (conversation, answers) = Conversation::new(service, None, Rights::ALL);
         Self {
             inbox,
             answers,

@@ -3,6 +3,7 @@
 
 mod load;
 mod proxy;
+pub(crate) mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -148,7 +149,9 @@ impl Process {
         environment: Environment,
     ) -> Self {
         let listen = format!("127.0.0.1:{port}");
-        let address = format!("http://{listen}").parse().unwrap();
+        let address = format!("{}://{listen}", tls::scheme(&environment))
+            .parse()
+            .unwrap();
         let args = ["serve", role, "--listen", &listen]
             .iter()
             .chain(flags)
@@ -309,10 +312,14 @@ impl Cluster {
         }
         self.leader().await;
         for learner in &self.learners {
-            let address = learner.address.to_string();
-            let listen = address.strip_prefix("http://").unwrap();
+            let healthcheck = ["healthcheck", learner.address.host_and_port()];
+            let environment = tls::of_role(&self.environment, "client");
             until("a learner is ready", async || {
-                run(&["healthcheck", listen]).await.status.success().then_some(())
+                run_with(&healthcheck, &environment)
+                    .await
+                    .status
+                    .success()
+                    .then_some(())
             })
             .await;
         }
@@ -346,8 +353,8 @@ impl Cluster {
             acceptors: Vec::new(),
             proposers: Vec::new(),
             learners: Vec::new(),
+            environment: tls::of_tests(dir.path(), environment),
             dir,
-            environment,
             _room: room,
         };
         for _ in 0..acceptors {
@@ -377,7 +384,7 @@ impl Cluster {
     }
 
     fn role(&self, role: &str, name: String, flags: &[&str]) -> Process {
-        let environment = self.environment.clone();
+        let environment = tls::of_role(&self.environment, role);
         Process::role_with(self.dir.path(), role, name, free_ports(1), flags, environment)
     }
 
@@ -405,23 +412,24 @@ impl Cluster {
         let mut config = ClientConfig::new(self.acceptors.iter().map(|acceptor| &acceptor.address)).unwrap();
         config.learners = learners.iter().map(|learner| learner.address.clone()).collect();
         config.timeout = PATIENCE;
+        config.tls = tls::client_identity(&self.environment);
         Client::new(config).unwrap()
     }
 
     /// One acceptor's status; `None` without an answer.
     pub(crate) async fn acceptor_status(&self, acceptor: usize) -> Option<AcceptorStatusResponse> {
-        let client = Client::connect([&self.acceptors[acceptor].address]);
-        let status = client
-            .unwrap()
-            .with_timeout(Duration::from_secs(5))
-            .cluster_report()
-            .await;
+        let mut config = ClientConfig::new([&self.acceptors[acceptor].address]).unwrap();
+        config.timeout = Duration::from_secs(5);
+        config.tls = tls::client_identity(&self.environment);
+        let status = Client::new(config).unwrap().cluster_report().await;
         status.answers().next().cloned()
     }
 
     /// `paxos status` as JSON, and its exit code.
     pub(crate) async fn status(&self) -> (Value, Option<i32>) {
-        let output = run(&["status", "--output", "json", "--acceptors", &self.urls()]).await;
+        let environment = tls::of_role(&self.environment, "client");
+        let command = ["status", "--output", "json", "--acceptors", &self.urls()];
+        let output = run_with(&command, &environment).await;
         let status = serde_json::from_slice(&output.stdout).unwrap();
         (status, output.status.code())
     }

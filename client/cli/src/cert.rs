@@ -1,0 +1,241 @@
+//! `paxos cert`: makes and renews the certificates of a cluster, without a public key infrastructure.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use clap::value_parser;
+use paxos_common::{
+    service::failure::Failure,
+    tls::{CertificateSummary, DOMAIN_DEFAULT, Domain, RoleName},
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use time::{Duration, OffsetDateTime};
+
+use crate::output::write_bytes_now;
+
+/// Lifetime of the certificates in days, unless another one is given.
+pub(crate) const DAYS_DEFAULT: u32 = 90;
+/// Validity of the CA in days: ten years.
+const CA_DAYS: i64 = 3_650;
+/// Time before the moment of issue from which certificates are valid: the clocks of other machines may be late.
+const CLOCK_SKEW: Duration = Duration::minutes(5);
+/// Part of the lifetime, as one in N, from which a certificate is renewed.
+const RENEWAL_PART: u32 = 3;
+
+/// Make the certificates of a cluster, and renew them when run again
+///
+/// Makes a CA, and one directory for each role: acceptor, proposer, learner, client and operator. Each has cert.pem,
+/// key.pem and ca.pem, for --tls-cert, --tls-key and --tls-ca. One certificate serves all processes of its role.
+///
+/// Run again, the command renews certificates past two thirds of their lifetime, and certificates whose names changed.
+/// Running processes take renewed files within ten seconds. The CA is made once, and valid for ten years.
+///
+/// No process needs ca.key: keep the file away from the machines of the cluster. A holder of this key can make acceptors.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory for the files; created when missing
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+
+    /// Domain of the role names, as in acceptor.DOMAIN: one for each cluster
+    #[arg(long, value_name = "DOMAIN", default_value = DOMAIN_DEFAULT)]
+    domain: Domain,
+
+    /// Lifetime of the certificates in days
+    #[arg(long, value_name = "N", default_value_t = DAYS_DEFAULT, value_parser = value_parser!(u32).range(1..=825))]
+    days: u32,
+
+    /// Further host names or IP addresses, for clients that check the host: once for each name
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let lines = make(&args.out, &args.domain, args.days, &args.hosts)?;
+    write_bytes_now(lines.as_bytes())
+}
+
+/// Makes or renews the files below `out`; returns what was done, a line for each file.
+pub(crate) fn make(out: &Path, domain: &Domain, days: u32, hosts: &[String]) -> Result<String, Failure> {
+    create_dir(out)?;
+    let ca = Ca::open(out)?;
+    let mut lines = String::new();
+    if ca.is_new {
+        lines += &format!("made     {}\n", out.join("ca.pem").display());
+    }
+    for role in RoleName::ALL {
+        let dir = out.join(role.as_str());
+        let mut names = vec![domain.name_of(role)];
+        names.extend(hosts.iter().cloned());
+        let cert = dir.join("cert.pem");
+        let shown = cert.display();
+        let before = fs::read(&cert)
+            .ok()
+            .and_then(|pem| CertificateSummary::of_pem(&pem));
+        if let Some(before) = &before
+            && is_good(before, &names)
+            && !ca.is_new
+        {
+            lines += &format!("kept     {shown}, valid until {}\n", before.valid_until);
+            continue;
+        }
+        create_dir(&dir)?;
+        let issued = ca.issue(role, &names, days)?;
+        // The key first: a process reads both again until both fit.
+        write_file(&dir.join("key.pem"), &issued.key, 0o600)?;
+        write_file(&cert, &issued.cert, 0o644)?;
+        write_file(&dir.join("ca.pem"), &ca.pem, 0o644)?;
+        let verb = if before.is_some() { "renewed " } else { "made    " };
+        let until = CertificateSummary::of_pem(issued.cert.as_bytes());
+        let until = until.map(|summary| summary.valid_until).unwrap_or_default();
+        lines += &format!("{verb} {shown}, valid until {until}\n");
+    }
+    Ok(lines)
+}
+
+/// Whether a certificate need not be renewed.
+fn is_good(summary: &CertificateSummary, names: &[String]) -> bool {
+    let has = |name: &String| summary.names.contains(name) || name.parse::<std::net::IpAddr>().is_ok();
+    summary.left > summary.lifetime / RENEWAL_PART && names.iter().all(has)
+}
+
+/// The CA of a directory.
+struct Ca {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    is_new: bool,
+}
+
+/// A certificate and its key, as PEM texts.
+struct Issued {
+    cert: String,
+    key: String,
+}
+
+impl Ca {
+    /// Reads the CA, or makes it. Half of a CA is never completed: certificates of the lost half may be in use.
+    fn open(out: &Path) -> Result<Self, Failure> {
+        let (cert_file, key_file) = (out.join("ca.pem"), out.join("ca.key"));
+        let (cert, key) = (read(&cert_file)?, read(&key_file)?);
+        match (cert, key) {
+            (Some(pem), Some(key)) => {
+                let unusable = |error: rcgen::Error| {
+                    Failure::usage(format!("the CA in {} cannot be used: {error}", out.display()))
+                };
+                let key = KeyPair::from_pem(&key).map_err(unusable)?;
+                let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(unusable)?;
+                Ok(Self {
+                    pem,
+                    issuer,
+                    is_new: false,
+                })
+            }
+            (None, None) => Self::make(&cert_file, &key_file),
+            (Some(_), None) | (None, Some(_)) => Err(Failure::usage(format!(
+                "{} and {} belong together, and one is missing: restore it, or give another --out",
+                cert_file.display(),
+                key_file.display()
+            ))),
+        }
+    }
+
+    fn make(cert_file: &Path, key_file: &Path) -> Result<Self, Failure> {
+        let key = KeyPair::generate().map_err(Failure::internal)?;
+        let mut params = CertificateParams::default();
+        // A name of its own: two CAs of the same name could not be distinguished during a change of the CA.
+        let name = format!("paxos CA {:016x}", rand::random::<u64>());
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        (params.not_before, params.not_after) = dates(CA_DAYS);
+        let cert = params.self_signed(&key).map_err(Failure::internal)?;
+        let pem = cert.pem();
+        write_file(key_file, &key.serialize_pem(), 0o600)?;
+        write_file(cert_file, &pem, 0o644)?;
+        Ok(Self {
+            pem,
+            issuer: Issuer::new(params, key),
+            is_new: true,
+        })
+    }
+
+    /// A certificate of `role` with these names, and a new key.
+    fn issue(&self, role: RoleName, names: &[String], days: u32) -> Result<Issued, Failure> {
+        let bad_name =
+            |error: rcgen::Error| Failure::usage(format!("a certificate cannot have these names: {error}"));
+        let mut params = CertificateParams::new(names.to_vec()).map_err(bad_name)?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, role.as_str());
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = if RoleName::SERVERS.contains(&role) {
+            vec![
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ]
+        } else {
+            vec![ExtendedKeyUsagePurpose::ClientAuth]
+        };
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = dates(days.into());
+        let key = KeyPair::generate().map_err(Failure::internal)?;
+        let cert = params.signed_by(&key, &self.issuer).map_err(Failure::internal)?;
+        Ok(Issued {
+            cert: cert.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+}
+
+/// First and last moment of a validity that begins about now.
+fn dates(days: i64) -> (OffsetDateTime, OffsetDateTime) {
+    let now = i64::try_from(paxos_common::tls::unix_now()).unwrap_or(i64::MAX);
+    let now = OffsetDateTime::from_unix_timestamp(now).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    (now - CLOCK_SKEW, now + Duration::days(days))
+}
+
+/// The text of a file; `None`: there is no such file.
+fn read(file: &Path) -> Result<Option<String>, Failure> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", file, &error)),
+    }
+}
+
+fn create_dir(dir: &Path) -> Result<(), Failure> {
+    let created = DirBuilder::new().recursive(true).mode(0o755).create(dir);
+    created.map_err(|error| failed("create", dir, &error))
+}
+
+/// Replaces a file in one step. The file has this mode from the start.
+fn write_file(file: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    let new = file.with_extension("new");
+    let written = || {
+        // A file of an interrupted run may have another mode.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut opened = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&new)?;
+        opened.write_all(text.as_bytes())?;
+        opened.sync_all()?;
+        fs::rename(&new, file)
+    };
+    written().map_err(|error| failed("write", file, &error))
+}
+
+fn failed(step: &str, file: &Path, error: &io::Error) -> Failure {
+    Failure::storage(anyhow::anyhow!("{step} {}: {error}", file.display()))
+}

@@ -1,0 +1,164 @@
+//! Clusters with mutual TLS.
+
+mod crowds;
+mod errors;
+mod files;
+mod rights;
+mod rotation;
+
+use paxos_client::Condition;
+
+use crate::harness::{Cluster, paxos, run_with, stderr, stdout, until};
+
+#[tokio::test]
+async fn secure_cluster_serves_clients_and_changes_its_leader() {
+    let mut cluster = Cluster::start_secure(3, 2, 2).await;
+    let client = cluster.client();
+    client.put("colour", "blue").await.unwrap();
+    let leader = cluster.leader().await;
+    cluster.proposers[leader].kill();
+    let written = client.put_if("colour", "red", Condition::Absent).await.unwrap();
+    assert!(format!("{written:?}").contains("blue") || client.get("colour").await.unwrap().is_some());
+    cluster.proposers[leader].start();
+    cluster.acceptors[0].kill();
+    client.put("colour", "green").await.unwrap();
+    cluster.acceptors[0].start();
+    let end = client.append("end").await.unwrap();
+    cluster.digests_are_equal(end.slot).await;
+    let environment = cluster.commands_as("client");
+    let read = run_with(&["get", "colour", "--acceptors", &cluster.urls()], &environment).await;
+    assert_eq!(stdout(&read), "green");
+    // A standby forwards commands to the leader.
+    let standby = 1 - cluster.leader().await;
+    let proposers = cluster.proposers[standby].address.to_string();
+    let command = [
+        "propose",
+        "forwarded",
+        "--proposers",
+        &proposers,
+        "--acceptors",
+        &cluster.urls(),
+    ];
+    assert!(run_with(&command, &environment).await.status.success());
+}
+
+#[tokio::test]
+async fn backup_of_a_secure_cluster_is_restored_by_an_operator() {
+    let cluster = Cluster::start_secure(3, 1, 1).await;
+    cluster.client().put("kept", "value").await.unwrap();
+    let (operator, client) = (cluster.commands_as("operator"), cluster.commands_as("client"));
+    let file = cluster.path("backup");
+    let save = ["backup", &file, "--acceptors", &cluster.urls()];
+    let refused = run_with(
+        &save,
+        &[client.clone(), vec![("PAXOS_TIMEOUT", "2s".to_owned())]].concat(),
+    )
+    .await;
+    assert!(
+        stderr(&refused).contains("Learner/Backup is for operators; this certificate says client"),
+        "{refused:?}"
+    );
+    stdout(&run_with(&save, &operator).await);
+    let mut restored = Cluster::blank_and_secure(3).await;
+    let operator = restored.commands_as("operator");
+    let restore = ["restore", &file, "--acceptors", &restored.urls()];
+    let refused = run_with(&restore, &restored.commands_as("client")).await;
+    assert!(
+        stderr(&refused).contains("restoring needs the certificate of an operator"),
+        "{refused:?}"
+    );
+    stdout(&run_with(&restore, &operator).await);
+    restored.add_proposer(&restored.urls(), &[]);
+    restored.add_learner("learner-1".to_owned(), &[]);
+    let client = restored.client();
+    assert_eq!(client.get("kept").await.unwrap().unwrap().value, "value");
+}
+
+#[tokio::test]
+async fn dev_cluster_makes_its_certificates_and_says_how_to_use_them() {
+    let port = crate::harness::free_ports(400);
+    let dir = tempfile::TempDir::new().unwrap();
+    let log = dir.path().join("out");
+    let (base, data) = (port.to_string(), dir.path().join("data").display().to_string());
+    let mut child = paxos(&["dev", "--tls", "--base-port", &base, "--data-dir", &data])
+        // A client's settings in the environment concern no role.
+        .env("PAXOS_TLS_CERT", "/no/such/file")
+        .stdout(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let said = until("the cluster is ready", async || {
+        let said = std::fs::read_to_string(&log).unwrap();
+        said.contains("Ready after").then_some(said)
+    })
+    .await;
+    let exports = said.lines().find(|line| line.trim_start().starts_with("export "));
+    let exports = exports.unwrap().trim_start().trim_start_matches("export ");
+    let environment = exports.split(' ').map(|variable| {
+        let (name, value) = variable.split_once('=').unwrap();
+        let name = ["PAXOS_TLS_CERT", "PAXOS_TLS_KEY", "PAXOS_TLS_CA"]
+            .into_iter()
+            .find(|known| *known == name);
+        (name.unwrap(), value.to_owned())
+    });
+    let acceptors = format!("https://127.0.0.1:{}", port + 1);
+    let put = ["put", "colour", "blue", "--acceptors", &acceptors];
+    stdout(&run_with(&put, &environment.collect()).await);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn role_that_listens_for_other_machines_needs_certificates_or_insecure() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let acceptor = [
+        "serve",
+        "acceptor",
+        "--id",
+        "a1",
+        "--data-dir",
+        &data,
+        "--listen",
+        "0.0.0.0:0",
+    ];
+    let refused = run_with(&acceptor, &Vec::new()).await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let said = stderr(&refused);
+    assert!(
+        said.contains("--tls-cert") && said.contains("--insecure"),
+        "{said}"
+    );
+    let mut child = paxos(&acceptor)
+        .env("PAXOS_INSECURE", "true")
+        .stderr(std::fs::File::create(dir.path().join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    until("the acceptor runs", async || {
+        let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        log.contains("acceptor recovered").then_some(())
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn cluster_formed_in_plaintext_goes_on_with_tls() {
+    let mut cluster = Cluster::start(3, 1, 1).await;
+    cluster.client().put("colour", "blue").await.unwrap();
+    let before = cluster.status().await.0["cluster_id"].clone();
+    let processes = cluster
+        .acceptors
+        .iter_mut()
+        .chain(&mut cluster.proposers)
+        .chain(&mut cluster.learners);
+    for process in processes {
+        process.kill();
+    }
+    cluster.make_secure().await;
+    let client = cluster.client();
+    assert_eq!(client.get("colour").await.unwrap().unwrap().value, "blue");
+    client.put("colour", "red").await.unwrap();
+    let (status, _) = cluster.status().await;
+    assert_eq!(status["cluster_id"], before, "{status}");
+}

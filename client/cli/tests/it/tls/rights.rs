@@ -1,0 +1,197 @@
+//! Who may call what: every method with the certificate of every role, and attacks with a client's certificate.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use paxos_client::{Address, TlsSettings};
+use paxos_common::{
+    peer::{Dialer, MessageLimits as _},
+    tls::{OwnRole, RoleName, Tls},
+    wire,
+};
+use paxos_proto::v1::{
+    self as pb, acceptor_client::AcceptorClient, form_request::Step, proposer_client::ProposerClient,
+};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tokio::time::timeout;
+use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
+use tonic_prost::ProstCodec;
+
+use crate::harness::{Cluster, Process, free_ports, tls, until};
+
+/// The rights of the design, written again: a change of the table in the product shows here.
+fn may_call(method: &str, role: RoleName) -> bool {
+    use RoleName::{Client, Learner, Operator, Proposer};
+    let roles: &[RoleName] = match method {
+        "Acceptor/Prepare" | "Acceptor/Accept" => &[Proposer],
+        "Acceptor/Observe" | "Acceptor/Attach" | "Acceptor/Snapshot" => &[Proposer, Learner],
+        // Operators restore backups.
+        "Acceptor/Form" | "Acceptor/Keep" => &[Proposer, Learner, Operator],
+        "Acceptor/Tail" | "Proposer/Fill" => &[Learner],
+        "Acceptor/Status" => &[Proposer, Learner, Client, Operator],
+        "Proposer/Propose" | "Proposer/ProposeStream" => &[Proposer, Client],
+        "Learner/Read" | "Learner/Result" | "Learner/Outcomes" | "Learner/Watch" | "Learner/Subscribe" => {
+            &[Client]
+        }
+        "Learner/Backup" => &[Operator],
+        "Proposer/Status" | "Learner/Status" => &RoleName::ALL,
+        other => panic!("{other} has no row in the design"),
+    };
+    roles.contains(&role)
+}
+
+/// All methods of the contract, as `Service/Method`.
+fn methods() -> BTreeSet<String> {
+    let set = FileDescriptorSet::decode(paxos_proto::FILE_DESCRIPTOR_SET).unwrap();
+    let services = set.file.iter().flat_map(|file| &file.service);
+    let of = |service: &prost_types::ServiceDescriptorProto| {
+        let methods = service.method.iter();
+        let paths = methods.map(|method| format!("{}/{}", service.name(), method.name()));
+        paths.collect::<Vec<_>>()
+    };
+    services.flat_map(of).collect()
+}
+
+/// The code of a call with one empty message; `Ok` when the answer has begun, or does not come.
+async fn code(channel: Channel, method: &str) -> Code {
+    let mut client = Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = PathAndQuery::try_from(format!("/paxos.v1.{method}")).unwrap();
+    let codec = ProstCodec::<(), ()>::default();
+    let answer = client.streaming(Request::new(tokio_stream::iter([()])), path, codec);
+    match timeout(Duration::from_secs(2), answer).await {
+        Err(_) | Ok(Ok(_)) => Code::Ok,
+        Ok(Err(status)) => status.code(),
+    }
+}
+
+#[tokio::test]
+async fn every_method_is_for_the_roles_of_the_design() {
+    let cluster = Cluster::start_secure(1, 1, 1).await;
+    let address = |method: &str| -> Address {
+        let process = match method.split('/').next().unwrap() {
+            "Acceptor" => &cluster.acceptors[0],
+            "Proposer" => &cluster.proposers[0],
+            _ => &cluster.learners[0],
+        };
+        process.address.clone()
+    };
+    let mut wrong = Vec::new();
+    for method in methods() {
+        for role in RoleName::ALL {
+            let dialer = tls::dialer(cluster.files(role.as_str()));
+            let channel = dialer.connect_lazy(&address(&method), None);
+            let code = code(channel, &method).await;
+            if (code != Code::PermissionDenied) != may_call(&method, role) {
+                wrong.push(format!("{method} as {role}: {code:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let log = cluster.acceptors[0].log();
+    assert!(
+        log.contains("refused a call") && log.contains("fingerprint"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn certificate_of_another_domain_has_no_rights() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let ca = tls::TestCa::new("shared by two clusters");
+    let names = ["acceptor.paxos.internal", "acceptor.other.example"];
+    let own = ca.issue(&tls::Wanted::of(&names), &ca.pem, &dir.path().join("acceptor"));
+    let data = dir.path().join("data").display().to_string();
+    let flags = ["--id", "a1", "--data-dir", &data];
+    let (name, port) = ("acceptor-1".to_owned(), free_ports(1));
+    let acceptor = Process::role_with(dir.path(), "acceptor", name, port, &flags, tls::variables(&own));
+    for (number, name) in ["client.other.example", "operator.other.example"]
+        .iter()
+        .enumerate()
+    {
+        let dir = dir.path().join(number.to_string());
+        let settings = TlsSettings {
+            files: ca.issue(&tls::Wanted::of(&[*name]), &ca.pem, &dir),
+            domain: "other.example".parse().unwrap(),
+        };
+        let dialer = Dialer::new(Some(Tls::load(settings, OwnRole::Any).unwrap()));
+        let refusal = until("the acceptor answers", async || {
+            let mut client = AcceptorClient::new(dialer.to_acceptor(&acceptor.address));
+            let answer = client.status(pb::AcceptorStatusRequest {}).await;
+            answer.err().filter(|status| status.code() != Code::Unavailable)
+        })
+        .await;
+        assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal}");
+        assert!(
+            refusal.message().ends_with("this certificate says no role"),
+            "{refusal}"
+        );
+    }
+}
+
+/// An acceptor's client with the certificate of this role.
+fn acceptor(cluster: &Cluster, role: &str) -> AcceptorClient<Channel> {
+    let dialer = tls::dialer(cluster.files(role));
+    AcceptorClient::new(dialer.to_acceptor(&cluster.acceptors[0].address)).with_message_limits()
+}
+
+fn is_denied<T: std::fmt::Debug>(answer: Result<T, Status>) {
+    let refusal = answer.unwrap_err();
+    assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal}");
+}
+
+#[tokio::test]
+async fn client_and_learner_cannot_vote_form_or_lead() {
+    let cluster = Cluster::start_secure(3, 1, 1).await;
+    cluster.client().put("colour", "blue").await.unwrap();
+    let (before, _) = cluster.status().await;
+    for role in ["client", "operator", "learner", "acceptor"] {
+        let mut client = acceptor(&cluster, role);
+        is_denied(client.prepare(pb::PrepareRequest::default()).await);
+        is_denied(
+            client
+                .accept(tokio_stream::iter([pb::AcceptRequest::default()]))
+                .await,
+        );
+    }
+    // A step of Form is not for learners, and the report of a proposer neither.
+    let mut learner = acceptor(&cluster, "learner");
+    is_denied(
+        learner
+            .form(pb::FormRequest {
+                caller: Some(wire::caller(None)),
+                step: Some(Step::Store(pb::Configuration::default())),
+            })
+            .await,
+    );
+    let report = pb::AttachRequest {
+        role: pb::Role::Proposer.into(),
+        ..pb::AttachRequest::default()
+    };
+    let mut answers = learner
+        .attach(tokio_stream::iter([report]))
+        .await
+        .unwrap()
+        .into_inner();
+    is_denied(answers.message().await);
+    // A command marked as forwarded is for proposers.
+    let dialer = tls::dialer(cluster.files("client"));
+    let channel = dialer.to_proposer(&cluster.proposers[0].address);
+    let mut proposer = ProposerClient::new(channel);
+    is_denied(
+        proposer
+            .propose(pb::ProposeRequest {
+                command: Some(wire::command::append(Bytes::from_static(b"x"))),
+                forwarded: true,
+            })
+            .await,
+    );
+    let (after, code) = cluster.status().await;
+    assert_eq!(code, Some(0), "{after}");
+    assert_eq!(after["leader_address"], before["leader_address"]);
+    assert_eq!(
+        cluster.client().get("colour").await.unwrap().unwrap().value,
+        "blue"
+    );
+}

@@ -1,0 +1,91 @@
+//! Changes of certificates and of the CA under load, and the end of connections with expired certificates.
+
+use std::{fs, path::Path, time::Duration};
+
+use paxos_client::TlsFiles;
+
+use crate::harness::{BackgroundLoad, Cluster, Process, tls, until};
+
+const ROLES: [&str; 5] = ["acceptor", "proposer", "learner", "client", "operator"];
+
+fn processes(cluster: &Cluster) -> impl Iterator<Item = &Process> {
+    cluster
+        .acceptors
+        .iter()
+        .chain(&cluster.proposers)
+        .chain(&cluster.learners)
+}
+
+/// Replaces the certificates of all roles, and waits until every process has taken them `times` in all.
+async fn replace(cluster: &Cluster, ca: &tls::TestCa, trusted: &str, seconds: i64, times: usize) {
+    for role in ROLES {
+        let name = format!("{role}.paxos.internal");
+        let names = [name.as_str()];
+        let wanted = tls::Wanted {
+            valid: (-60, seconds),
+            ..tls::Wanted::of(&names)
+        };
+        // Beside the files, and then one after the other in place, as an operator would.
+        let new = ca.issue(&wanted, trusted, &cluster.dir.path().join("new"));
+        move_into(&new, &cluster.files(role));
+    }
+    for process in processes(cluster) {
+        until(&format!("{} takes new files", process.name), async || {
+            let taken = process.log().matches("took new certificate files").count();
+            (taken >= times).then_some(())
+        })
+        .await;
+    }
+}
+
+fn move_into(new: &TlsFiles, place: &TlsFiles) {
+    let rename = |from: &Path, to: &Path| fs::rename(from, to).unwrap();
+    rename(&new.ca, &place.ca);
+    rename(&new.key, &place.key);
+    rename(&new.cert, &place.cert);
+}
+
+#[tokio::test]
+async fn certificates_and_the_ca_change_under_load_without_a_loss() {
+    let cluster = Cluster::start_secure(3, 2, 2).await;
+    let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 4);
+    let old = tls::TestCa::of_cluster(&cluster.certificates());
+    replace(&cluster, &old, &old.pem, 3_600, 1).await;
+    // The CA in three steps: both are trusted, then new certificates, then the old CA goes.
+    let new = tls::TestCa::new("new CA");
+    let both = format!("{}{}", old.pem, new.pem);
+    replace(&cluster, &old, &both, 3_600, 2).await;
+    replace(&cluster, &new, &both, 3_600, 3).await;
+    replace(&cluster, &new, &new.pem, 3_600, 4).await;
+    // The connections of before end, and the next use the new certificates.
+    load.goes_on(100).await;
+    let outcome = load.stop().await;
+    let (learner, end) = (&cluster.learners[0], outcome.end());
+    outcome.check(&cluster.log_of(learner, end).await);
+    assert!(outcome.not_proposed.is_empty(), "{:?}", outcome.not_proposed);
+    cluster.digests_are_equal(end).await;
+    let leaders = processes(&cluster).map(|process| process.log().matches("leading").count());
+    println!("lines about leaders: {:?}", leaders.collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn connections_end_with_the_certificate_and_go_on_with_the_next() {
+    let cluster = Cluster::start_secure(3, 1, 1).await;
+    let ca = tls::TestCa::of_cluster(&cluster.certificates());
+    replace(&cluster, &ca, &ca.pem, 25, 1).await;
+    let client = cluster.client();
+    client.put("colour", "blue").await.unwrap();
+    replace(&cluster, &ca, &ca.pem, 3_600, 2).await;
+    // The connections made with the certificates before end when these expire.
+    until("a connection ends", async || {
+        processes(&cluster)
+            .any(|process| process.log().contains("trusted no longer"))
+            .then_some(())
+    })
+    .await;
+    client
+        .with_timeout(Duration::from_secs(10))
+        .put("colour", "red")
+        .await
+        .unwrap();
+}

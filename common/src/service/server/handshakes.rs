@@ -1,0 +1,421 @@
+//! TLS handshakes of accepted connections: how many at once, how often, and for whom.
+//!
+//! Handshakes cost time of the processor, and strangers can begin them. At most [`RUNNING_MAX`] run at once, and a new
+//! one starts every [`START_INTERVAL`]. Connections wait in turns of their peer addresses, so that many connections of
+//! one address do not hold up the others. When all places are taken, the oldest handshake of the address with the most
+//! handshakes makes room, unless it began a moment ago.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{Error, pki_types::CertificateDer};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::StreamExt as _;
+
+use super::{
+    addresses::owner_of,
+    connections::{Connection, Usage},
+    incoming::IncomingConnections,
+    outside::OutsidePlaces,
+    served::Served,
+};
+use crate::{
+    service::metrics::{Counter, Metrics},
+    tls::{ALPN, Caller, OtherSide, Tls},
+};
+
+/// Number of concurrent handshakes.
+const RUNNING_MAX: usize = 64;
+/// Time between the starts of two handshakes: 200 a second.
+const START_INTERVAL: Duration = Duration::from_millis(5);
+/// Longest handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for the start of a handshake: the caller has given up before.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// A handshake that began less than this time ago makes no room: honest callers need a few round trips.
+const PROTECTED: Duration = Duration::from_millis(400);
+/// After a failed handshake: how long, and how many bytes of the caller, to read, so that the caller gets the reason. A
+/// connection closed with unread bytes is reset, and the reason is lost.
+const LINGER: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
+/// Interval of log lines about one address.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Limit of addresses remembered for the log. Without a place in this list an address is not logged.
+const LOGGED_MAX: usize = 1_024;
+
+/// How a handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The connection is served.
+    Complete,
+    /// One of the sides refused the other.
+    Refused,
+    /// The caller does not speak TLS.
+    Plaintext,
+    /// The caller was too slow, or left.
+    Unfinished,
+    /// There was no time or place for the handshake.
+    Dropped,
+}
+
+impl Outcome {
+    const NAMES: [&str; 5] = ["complete", "refused", "plaintext", "unfinished", "dropped"];
+}
+
+/// Counts of handshakes by outcome. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HandshakeCounts(Option<Arc<[Counter; Outcome::NAMES.len()]>>);
+
+impl HandshakeCounts {
+    pub(super) fn by(metrics: &Metrics) -> Self {
+        let counters = metrics.counters(
+            "paxos.tls.handshakes",
+            "TLS handshakes of callers by outcome; refused: a certificate, dropped: no place or no time",
+            "outcome",
+            Outcome::NAMES,
+        );
+        Self(Some(Arc::new(counters)))
+    }
+
+    fn count(&self, outcome: Outcome) {
+        if let Some(counters) = &self.0 {
+            counters[outcome as usize].increment();
+        }
+    }
+}
+
+/// A failed handshake, for the log.
+#[derive(Debug)]
+struct Failed {
+    outcome: Outcome,
+    reason: String,
+}
+
+/// A handshake that runs.
+#[derive(Debug)]
+struct Running {
+    owner: IpAddr,
+    since: Instant,
+    abort: AbortHandle,
+}
+
+/// A connection that waits for its handshake.
+struct Waiting {
+    connection: Connection,
+    since: Instant,
+    to: mpsc::Sender<Served>,
+}
+
+/// The handshakes of a server.
+pub(super) struct Handshakes {
+    tls: Tls,
+    counts: HandshakeCounts,
+    outside: OutsidePlaces,
+    /// Waiting connections by owner, the owner whose turn is next first.
+    waiting: VecDeque<(IpAddr, VecDeque<Waiting>)>,
+    tasks: JoinSet<Option<Failed>>,
+    running: HashMap<Id, Running>,
+    /// When the next handshake may start.
+    next_start: Instant,
+    logged: HashMap<IpAddr, Instant>,
+}
+
+impl Handshakes {
+    pub(super) fn new(tls: Tls, counts: HandshakeCounts, outside: OutsidePlaces) -> Self {
+        Self {
+            tls,
+            counts,
+            outside,
+            waiting: VecDeque::new(),
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            next_start: Instant::now(),
+            logged: HashMap::new(),
+        }
+    }
+
+    /// Takes connections, and passes each to the server that `server_of` names, after the handshake. Returns when the
+    /// listener is gone. Dropping the future ends all handshakes.
+    pub(super) async fn run(
+        mut self,
+        mut incoming: IncomingConnections,
+        server_of: impl Fn(&Connection) -> mpsc::Sender<Served>,
+    ) {
+        loop {
+            self.start_next();
+            let wake = self.wake_at();
+            tokio::select! {
+                // Cancel safe: a connection is either received or still in the stream.
+                accepted = incoming.next() => match accepted {
+                    // The listener reports its own failures and continues.
+                    Some(Err(_)) => {}
+                    Some(Ok(connection)) => {
+                        let to = server_of(&connection);
+                        self.wait(connection, to);
+                    }
+                    None => return,
+                },
+                // Cancel safe: an ended task is either received or still in the set.
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                // Only waits.
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+        }
+    }
+
+    fn wait(&mut self, connection: Connection, to: mpsc::Sender<Served>) {
+        let owner = owner_of(connection.peer());
+        let waiting = Waiting {
+            connection,
+            since: Instant::now(),
+            to,
+        };
+        match self.waiting.iter_mut().find(|(of, _)| *of == owner) {
+            Some((_, queue)) => queue.push_back(waiting),
+            None => self.waiting.push_back((owner, VecDeque::from([waiting]))),
+        }
+    }
+
+    /// When to look again without other events; `None`: nothing waits.
+    fn wake_at(&self) -> Option<Instant> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        if self.running.len() < RUNNING_MAX {
+            return Some(self.next_start);
+        }
+        let room = self.victim().map(|(_, running)| running.since + PROTECTED);
+        Some(
+            room.unwrap_or(self.next_start)
+                .max(Instant::now() + START_INTERVAL),
+        )
+    }
+
+    /// Starts the handshake of the next waiting connection, if a place is free and the time has come.
+    fn start_next(&mut self) {
+        self.drop_stale();
+        let now = Instant::now();
+        if self.waiting.is_empty() {
+            return;
+        }
+        if self.running.len() >= RUNNING_MAX {
+            if let Some((_, running)) = self.victim()
+                && running.since.elapsed() >= PROTECTED
+            {
+                // The place is free when the task has ended.
+                running.abort.abort();
+            }
+            return;
+        }
+        if now < self.next_start {
+            return;
+        }
+        let Some((owner, mut queue)) = self.waiting.pop_front() else {
+            return;
+        };
+        let next = queue.pop_front();
+        if !queue.is_empty() {
+            self.waiting.push_back((owner, queue));
+        }
+        let Some(Waiting { connection, to, .. }) = next else {
+            return;
+        };
+        self.next_start = now + START_INTERVAL;
+        let abort = self
+            .tasks
+            .spawn(greet(self.tls.clone(), self.outside.clone(), connection, to));
+        let running = Running {
+            owner,
+            since: now,
+            abort: abort.clone(),
+        };
+        self.running.insert(abort.id(), running);
+    }
+
+    /// The oldest handshake of the owner with the most handshakes.
+    fn victim(&self) -> Option<(&Id, &Running)> {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for running in self.running.values() {
+            *counts.entry(running.owner).or_default() += 1;
+        }
+        let most = counts.values().copied().max()?;
+        let of_most = self
+            .running
+            .iter()
+            .filter(|(_, running)| counts[&running.owner] == most);
+        of_most.min_by_key(|(_, running)| running.since)
+    }
+
+    /// Closes connections that waited too long, or whose places are wanted.
+    fn drop_stale(&mut self) {
+        let mut dropped = 0;
+        for (_, queue) in &mut self.waiting {
+            let before = queue.len();
+            queue.retain(|waiting| {
+                waiting.since.elapsed() < WAIT_MAX && !waiting.connection.usage().is_closing()
+            });
+            dropped += before - queue.len();
+        }
+        self.waiting.retain(|(_, queue)| !queue.is_empty());
+        (0..dropped).for_each(|_| self.counts.count(Outcome::Dropped));
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Option<Failed>), JoinError>) {
+        let (id, outcome) = match ended {
+            Ok((id, None)) => (id, Outcome::Complete),
+            Ok((id, Some(failed))) => {
+                if let Some(running) = self.running.get(&id) {
+                    let owner = running.owner;
+                    self.log(owner, &failed);
+                }
+                (id, failed.outcome)
+            }
+            // Aborted to make room. A panic ends the process elsewhere.
+            Err(error) => (error.id(), Outcome::Dropped),
+        };
+        self.counts.count(outcome);
+        self.running.remove(&id);
+    }
+
+    /// Logs a failure, at most once a minute for each address.
+    fn log(&mut self, owner: IpAddr, failed: &Failed) {
+        self.logged.retain(|_, at| at.elapsed() < LOG_INTERVAL);
+        if self.logged.contains_key(&owner) || self.logged.len() >= LOGGED_MAX {
+            return;
+        }
+        let Failed { outcome, reason } = failed;
+        match outcome {
+            Outcome::Complete | Outcome::Dropped | Outcome::Unfinished => {
+                tracing::debug!(peer = %owner, reason, "a TLS handshake was not finished");
+                return;
+            }
+            Outcome::Refused => tracing::warn!(peer = %owner, reason, "a TLS handshake failed"),
+            Outcome::Plaintext => {
+                tracing::warn!(peer = %owner, reason, "plaintext came to a TLS port");
+            }
+        }
+        self.logged.insert(owner, Instant::now());
+    }
+}
+
+/// Makes the handshake, and passes the connection on. Returns the reason of a failure.
+async fn greet(
+    tls: Tls,
+    outside: OutsidePlaces,
+    connection: Connection,
+    to: mpsc::Sender<Served>,
+) -> Option<Failed> {
+    let usage = Arc::clone(connection.usage());
+    usage.set_greeting(true);
+    let accepting = TlsAcceptor::from(tls.server_config())
+        .accept(connection)
+        .into_fallible();
+    let stream = match timeout(HANDSHAKE_MAX, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err((error, connection))) => {
+            linger(connection).await;
+            return Some(reason(&error));
+        }
+        Err(_) => {
+            let reason = "no complete handshake within 5 s".to_owned();
+            return Some(Failed {
+                outcome: Outcome::Unfinished,
+                reason,
+            });
+        }
+    };
+    let (caller, chain) = match identify(&tls, &stream) {
+        Ok(identified) => identified,
+        Err(reason) => {
+            return Some(Failed {
+                outcome: Outcome::Refused,
+                reason,
+            });
+        }
+    };
+    let place = if caller.is_outside() {
+        let Some(place) = outside.take(&usage).await else {
+            let reason = "clients have half of the connections, and use all of these".to_owned();
+            return Some(Failed {
+                outcome: Outcome::Dropped,
+                reason,
+            });
+        };
+        Some(place)
+    } else {
+        None
+    };
+    usage.set_greeting(false);
+    tokio::spawn(close_when_distrusted(tls, chain, Arc::clone(&usage)));
+    // The server has stopped when the channel is closed.
+    let _ = to.send(Served::secure(stream, caller, place)).await;
+    None
+}
+
+/// The proven caller, and its chain of certificates.
+fn identify(
+    tls: &Tls,
+    stream: &TlsStream<Connection>,
+) -> Result<(Arc<Caller>, Vec<CertificateDer<'static>>), String> {
+    let session = stream.get_ref().1;
+    if session.alpn_protocol() != Some(ALPN) {
+        return Err("the caller does not offer HTTP/2 (ALPN h2)".to_owned());
+    }
+    let chain = session.peer_certificates().unwrap_or_default();
+    let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
+    let caller = tls.caller(&chain).map_err(|error| error.to_string())?;
+    Ok((Arc::new(caller), chain))
+}
+
+/// Closes a connection when the caller's certificate expires, or when its CA is trusted no longer.
+async fn close_when_distrusted(tls: Tls, chain: Vec<CertificateDer<'static>>, usage: Arc<Usage>) {
+    tokio::select! {
+        // Both arms only wait.
+        () = usage.closed() => {}
+        error = tls.distrusted(&chain, &OtherSide::Caller) => {
+            usage.close_because(&format!("the caller's certificate is trusted no longer: {error}"));
+        }
+    }
+}
+
+/// Lets the caller read the reason: ends the own side, and reads the rest of the caller's bytes.
+async fn linger(mut connection: Connection) {
+    let (patience, bytes_max) = LINGER;
+    let reading = async {
+        connection.shutdown().await?;
+        let (mut buffer, mut left) = ([0; 1024], bytes_max);
+        while left > 0 {
+            match connection.read(&mut buffer).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    // The caller may have left.
+    let _ = timeout(patience, reading).await;
+}
+
+/// The meaning of a failed handshake.
+fn reason(error: &io::Error) -> Failed {
+    let tls_error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let outcome = match tls_error {
+        Some(Error::InvalidMessage(_)) => Outcome::Plaintext,
+        Some(_) => Outcome::Refused,
+        None => Outcome::Unfinished,
+    };
+    Failed {
+        outcome,
+        reason: tls_error.map_or_else(|| error.to_string(), ToString::to_string),
+    }
+}

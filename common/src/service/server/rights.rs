@@ -1,0 +1,336 @@
+//! Who may call what: the roles that may call each method, on connections with TLS.
+//!
+//! A method that is not in the table is refused. Three rights depend on the content of a message, and the services
+//! check these: a step of `Form`, the role of an `Attach` report, and the mark `forwarded` of a command.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tonic::{
+    Extensions, Status,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+};
+
+use super::connections::CallerConnection;
+use crate::{
+    service::metrics::{Counter, Metrics},
+    tls::{Caller, RoleName, RoleSet},
+    wire::status,
+};
+
+const PROPOSERS: RoleSet = RoleSet::of(&[RoleName::Proposer]);
+const LEARNERS: RoleSet = RoleSet::of(&[RoleName::Learner]);
+const CLIENTS: RoleSet = RoleSet::of(&[RoleName::Client]);
+const OPERATORS: RoleSet = RoleSet::of(&[RoleName::Operator]);
+const ALL: RoleSet = RoleSet::of(&RoleName::ALL);
+/// Who forms clusters, and asks how far an acceptor is. Operators restore backups.
+const FORMING: RoleSet = RoleSet::of(&[RoleName::Proposer, RoleName::Learner, RoleName::Operator]);
+const PEERS: RoleSet = RoleSet::of(&[RoleName::Proposer, RoleName::Learner]);
+
+/// The roles that may call each method.
+const TABLE: [(&str, RoleSet); 23] = [
+    ("/paxos.v1.Acceptor/Form", FORMING),
+    ("/paxos.v1.Acceptor/Prepare", PROPOSERS),
+    ("/paxos.v1.Acceptor/Accept", PROPOSERS),
+    ("/paxos.v1.Acceptor/Observe", PEERS),
+    ("/paxos.v1.Acceptor/Tail", LEARNERS),
+    ("/paxos.v1.Acceptor/Attach", PEERS),
+    ("/paxos.v1.Acceptor/Keep", FORMING),
+    ("/paxos.v1.Acceptor/Snapshot", PEERS),
+    (
+        "/paxos.v1.Acceptor/Status",
+        RoleSet::of(&[
+            RoleName::Proposer,
+            RoleName::Learner,
+            RoleName::Client,
+            RoleName::Operator,
+        ]),
+    ),
+    (
+        "/paxos.v1.Proposer/Propose",
+        RoleSet::of(&[RoleName::Proposer, RoleName::Client]),
+    ),
+    (
+        "/paxos.v1.Proposer/ProposeStream",
+        RoleSet::of(&[RoleName::Proposer, RoleName::Client]),
+    ),
+    ("/paxos.v1.Proposer/Fill", LEARNERS),
+    ("/paxos.v1.Proposer/Status", ALL),
+    ("/paxos.v1.Learner/Read", CLIENTS),
+    ("/paxos.v1.Learner/Result", CLIENTS),
+    ("/paxos.v1.Learner/Outcomes", CLIENTS),
+    ("/paxos.v1.Learner/Watch", CLIENTS),
+    ("/paxos.v1.Learner/Subscribe", CLIENTS),
+    ("/paxos.v1.Learner/Backup", OPERATORS),
+    ("/paxos.v1.Learner/Status", ALL),
+    ("/grpc.health.v1.Health/Check", ALL),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ALL),
+    (
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ALL,
+    ),
+];
+
+/// Interval of log lines about refused calls.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The roles that may call the method; none for a method that is not in the table.
+fn may_call(path: &str) -> RoleSet {
+    let row = TABLE.iter().find(|(method, _)| *method == path);
+    row.map_or(RoleSet::NONE, |(_, roles)| *roles)
+}
+
+/// The rights of the caller of a request, for the parts of messages that are not for every caller of the method.
+#[derive(Clone, Copy, Debug)]
+pub struct Rights(Option<RoleSet>);
+
+impl Rights {
+    /// The rights of a caller without TLS: all.
+    pub const ALL: Self = Self(None);
+
+    /// Checks the right to send a part of a message: `what` names the part, as in `a step of Form`.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED: the caller's certificate names none of these roles.
+    pub fn check(self, roles: &[RoleName], what: &str) -> Result<(), Status> {
+        let allowed = RoleSet::of(roles);
+        match self.0 {
+            Some(has) if !has.intersects(allowed) => Err(denied(what, allowed, has)),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// The rights of the caller of a request.
+pub fn rights(extensions: &Extensions) -> Rights {
+    Rights(extensions.get::<Arc<Caller>>().map(|caller| caller.roles))
+}
+
+/// The refusal of a call: says who may call, and what the certificate says.
+fn denied(what: &str, allowed: RoleSet, roles: RoleSet) -> Status {
+    let allowed: Vec<_> = allowed.roles().map(|role| format!("{role}s")).collect();
+    let allowed = match allowed.split_last() {
+        None => "no caller".to_owned(),
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+    };
+    status::denied(format!("{what} is for {allowed}; this certificate says {roles}"))
+}
+
+/// Counts and logs refused calls. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refusals {
+    /// By role, and one more for callers without a role.
+    counters: Option<Arc<[Counter; RoleName::ALL.len() + 1]>>,
+    logged_at: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Refusals {
+    /// Counts refused calls in `metrics`.
+    pub(super) fn by(metrics: &Metrics) -> Self {
+        let [acceptor, proposer, learner, client, operator] = RoleName::ALL.map(RoleName::as_str);
+        let counters = metrics.counters(
+            "paxos.rpc.denied",
+            "Calls refused because the certificate of the caller does not name a role that may call the method",
+            "role",
+            [acceptor, proposer, learner, client, operator, "none"],
+        );
+        Self {
+            counters: Some(Arc::new(counters)),
+            logged_at: Arc::default(),
+        }
+    }
+
+    fn count(&self, caller: &Caller, path: &str) {
+        let role = caller.roles.roles().next();
+        if let Some(counters) = &self.counters {
+            counters[role.map_or(RoleName::ALL.len(), |role| role as usize)].increment();
+        }
+        let mut logged_at = self.logged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            *logged_at = Some(Instant::now());
+            tracing::warn!(
+                roles = %caller.roles, method = path, fingerprint = caller.fingerprint,
+                "refused a call: the caller's certificate does not allow the method"
+            );
+        }
+    }
+}
+
+/// Services behind the table. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Authorized<S> {
+    services: S,
+    /// Whether every connection has a caller.
+    is_secure: bool,
+    refusals: Refusals,
+}
+
+impl<S> Authorized<S> {
+    /// Checks calls when the connections are secure. Otherwise every call passes.
+    pub(super) fn new(services: S, is_secure: bool, refusals: Refusals) -> Self {
+        Self {
+            services,
+            is_secure,
+            refusals,
+        }
+    }
+
+    /// Why the call is refused, if so. Stores the caller for the services.
+    fn refuse(&self, request: &mut http::Request<Body>) -> Option<Status> {
+        if !self.is_secure {
+            return None;
+        }
+        let connection = request.extensions().get::<CallerConnection>();
+        let Some(caller) = connection.and_then(|connection| connection.caller.clone()) else {
+            // Every connection of this server has a caller. A call without one has no rights.
+            return Some(status::denied("the caller of this connection is not known"));
+        };
+        let path = request.uri().path();
+        let allowed = may_call(path);
+        if !allowed.intersects(caller.roles) {
+            self.refusals.count(&caller, path);
+            let method = path.strip_prefix("/paxos.v1.").unwrap_or(path);
+            return Some(denied(method, allowed, caller.roles));
+        }
+        request.extensions_mut().insert(caller);
+        None
+    }
+}
+
+impl<S> Service<http::Request<Body>> for Authorized<S>
+where
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future = BoxFuture<http::Response<Body>, Infallible>,
+        >,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.services.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        match self.refuse(&mut request) {
+            Some(refusal) => Box::pin(ready(Ok(refusal.into_http()))),
+            None => self.services.call(request),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    /// All methods of a descriptor set, as paths.
+    fn methods(set: &[u8]) -> Vec<String> {
+        let set = FileDescriptorSet::decode(set).unwrap();
+        let of_file = |file: prost_types::FileDescriptorProto| {
+            let package = file.package().to_owned();
+            file.service.into_iter().flat_map(move |service| {
+                let name = format!("/{package}.{}", service.name());
+                let path =
+                    move |method: prost_types::MethodDescriptorProto| format!("{name}/{}", method.name());
+                service.method.into_iter().map(path)
+            })
+        };
+        set.file.into_iter().flat_map(of_file).collect()
+    }
+
+    #[test]
+    fn every_method_of_the_contract_is_in_the_table_once() {
+        let ours: BTreeSet<_> = methods(paxos_proto::FILE_DESCRIPTOR_SET).into_iter().collect();
+        let in_table = TABLE.iter().filter(|(path, _)| path.starts_with("/paxos.v1."));
+        let in_table: Vec<_> = in_table.map(|(path, _)| (*path).to_owned()).collect();
+        assert_eq!(in_table.iter().cloned().collect::<BTreeSet<_>>(), ours);
+        assert_eq!(in_table.len(), ours.len(), "a row twice");
+    }
+
+    #[test]
+    fn rights_are_those_of_the_design() {
+        let roles = |path: &str| may_call(path).to_string();
+        for (method, expected) in [
+            ("Acceptor/Form", "proposer, learner and operator"),
+            ("Acceptor/Prepare", "proposer"),
+            ("Acceptor/Accept", "proposer"),
+            ("Acceptor/Observe", "proposer and learner"),
+            ("Acceptor/Tail", "learner"),
+            ("Acceptor/Attach", "proposer and learner"),
+            ("Acceptor/Keep", "proposer, learner and operator"),
+            ("Acceptor/Snapshot", "proposer and learner"),
+            ("Acceptor/Status", "proposer, learner, client and operator"),
+            ("Proposer/Propose", "proposer and client"),
+            ("Proposer/ProposeStream", "proposer and client"),
+            ("Proposer/Fill", "learner"),
+            (
+                "Proposer/Status",
+                "acceptor, proposer, learner, client and operator",
+            ),
+            ("Learner/Read", "client"),
+            ("Learner/Result", "client"),
+            ("Learner/Outcomes", "client"),
+            ("Learner/Watch", "client"),
+            ("Learner/Subscribe", "client"),
+            ("Learner/Backup", "operator"),
+            (
+                "Learner/Status",
+                "acceptor, proposer, learner, client and operator",
+            ),
+        ] {
+            assert_eq!(roles(&format!("/paxos.v1.{method}")), expected, "{method}");
+        }
+        for unknown in [
+            "/paxos.v1.Acceptor/Erase",
+            "/paxos.v1.Acceptor/accept",
+            "/grpc.health.v1.Health/Watch",
+            "/",
+            "",
+        ] {
+            assert_eq!(roles(unknown), "no role", "{unknown}");
+        }
+    }
+
+    #[test]
+    fn refusal_names_the_method_its_callers_and_the_certificate() {
+        let refusal = denied("Acceptor/Accept", PROPOSERS, CLIENTS);
+        assert_eq!(refusal.code(), tonic::Code::PermissionDenied);
+        assert_eq!(
+            refusal.message(),
+            "Acceptor/Accept is for proposers; this certificate says client"
+        );
+    }
+
+    #[test]
+    fn part_of_a_message_is_for_its_role_alone() {
+        let mut extensions = Extensions::new();
+        let check = |extensions: &Extensions, role| rights(extensions).check(&[role], "a step of Form");
+        assert!(check(&extensions, RoleName::Proposer).is_ok(), "without TLS");
+        extensions.insert(Arc::new(Caller {
+            roles: LEARNERS,
+            own_name: None,
+            fingerprint: String::new(),
+            valid_until: String::new(),
+        }));
+        assert!(check(&extensions, RoleName::Learner).is_ok());
+        let refusal = check(&extensions, RoleName::Proposer).unwrap_err();
+        assert_eq!(
+            refusal.message(),
+            "a step of Form is for proposers; this certificate says learner"
+        );
+    }
+}

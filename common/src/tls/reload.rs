@@ -1,0 +1,129 @@
+//! Reload of certificate files while the process runs: by content, whole or not at all.
+
+use std::time::Duration;
+
+use tokio::{task::spawn_blocking, time::sleep};
+
+use super::{
+    Tls, WeakTls,
+    certificate::{date, now},
+    error::TlsError,
+    files::{Contents, Identity},
+};
+
+/// Interval of the comparisons. Kubernetes replaces the files of a secret within a minute or two.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Part of the lifetime, as one in N, from which a warning is logged.
+const WARNING_PART: u32 = 3;
+/// Part of the lifetime, as one in N, from which an error is logged.
+const ERROR_PART: u32 = 10;
+
+/// How much of the own certificate's lifetime is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    Fresh,
+    Warning,
+    Error,
+}
+
+/// What the reload has reported already.
+#[derive(Debug)]
+pub(super) struct Reloading {
+    /// The contents of the last attempt, usable or not.
+    tried: Option<Contents>,
+    /// The text of the last failure; `None`: the last attempt succeeded.
+    failure: Option<String>,
+    age: Age,
+}
+
+impl Reloading {
+    pub(super) fn new(contents: Contents) -> Self {
+        Self {
+            tried: Some(contents),
+            failure: None,
+            age: Age::Fresh,
+        }
+    }
+
+    /// Compares the files once. `read` reads the files.
+    pub(super) fn look(&mut self, tls: &Tls, read: impl Fn() -> Result<Contents, TlsError>) {
+        let loaded = read().and_then(|contents| {
+            if self.tried.as_ref() == Some(&contents) {
+                return Ok(None);
+            }
+            // A second read shows whether the files are being replaced just now. The next look reads them again.
+            if read()? != contents {
+                return Ok(None);
+            }
+            self.tried = Some(contents.clone());
+            let (files, domain, own) = tls.settings();
+            Identity::of(&contents, files, domain, own).map(Some)
+        });
+        match loaded {
+            Ok(None) => {}
+            Ok(Some(identity)) => {
+                tracing::info!(
+                    file = %tls.settings().0.cert.display(), valid_until = date(identity.validity.not_after),
+                    "took new certificate files"
+                );
+                self.failure = None;
+                self.age = Age::Fresh;
+                tls.replace(identity);
+            }
+            Err(error) => self.failed(&error.to_string()),
+        }
+        self.report_age(tls);
+    }
+
+    /// Warns once of each trouble.
+    fn failed(&mut self, error: &str) {
+        if self.failure.as_deref() != Some(error) {
+            tracing::warn!(
+                error,
+                "new certificate files are not usable: the old ones stay in use"
+            );
+            self.failure = Some(error.to_owned());
+        }
+    }
+
+    /// Warns when little of the lifetime is left, once for each stage.
+    fn report_age(&mut self, tls: &Tls) {
+        let validity = tls.current().validity;
+        let (left, whole) = validity.left(now());
+        let age = match (left * WARNING_PART <= whole, left * ERROR_PART <= whole) {
+            (_, true) => Age::Error,
+            (true, false) => Age::Warning,
+            (false, false) => Age::Fresh,
+        };
+        if age == self.age {
+            return;
+        }
+        self.age = age;
+        let (file, valid_until) = (tls.settings().0.cert.display(), date(validity.not_after));
+        match age {
+            Age::Fresh => {}
+            Age::Warning => {
+                tracing::warn!(%file, valid_until, "a third of the certificate's lifetime is left: renew it");
+            }
+            Age::Error => {
+                tracing::error!(%file, valid_until, "less than a tenth of the certificate's lifetime is left: renew it");
+            }
+        }
+    }
+}
+
+/// Compares the files at intervals, until no user of the identity is left.
+pub(super) async fn keep(tls: WeakTls, mut reloading: Reloading) {
+    loop {
+        let Some(strong) = tls.upgrade() else { return };
+        let looked = spawn_blocking(move || {
+            let files = strong.settings().0.clone();
+            reloading.look(&strong, || Contents::read(&files));
+            reloading
+        });
+        let Ok(again) = looked.await else { return };
+        reloading = again;
+        sleep(INTERVAL).await;
+    }
+}
