@@ -40,7 +40,7 @@ pub(crate) mod testing;
 mod verifier;
 
 use certificate::{date, next_expiry, now};
-use files::{Contents, Identity};
+use files::{FileContents, TlsIdentity};
 use reload::Reloading;
 
 pub use caller::Caller;
@@ -64,20 +64,20 @@ pub struct TlsSettings {
 
 /// The TLS identity of a process, always the latest. Cheap to clone; clones share the identity.
 #[derive(Clone, Debug)]
-pub struct Tls(Arc<Shared>);
+pub struct Tls(Arc<TlsState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TlsState {
     settings: TlsSettings,
     own: OwnRole,
-    current: watch::Sender<Arc<Identity>>,
+    current: watch::Sender<Arc<TlsIdentity>>,
     /// Taken by the task that compares the files.
     reloading: Mutex<Option<Reloading>>,
 }
 
 /// A reference that does not keep the identity in use.
 #[derive(Clone, Debug)]
-struct WeakTls(Weak<Shared>);
+struct WeakTls(Weak<TlsState>);
 
 impl WeakTls {
     fn upgrade(&self) -> Option<Tls> {
@@ -100,9 +100,9 @@ impl Tls {
     /// # Errors
     /// A file is missing, unreadable or damaged, the certificate lacks the name of the role, or has expired.
     pub fn load(settings: TlsSettings, own: OwnRole) -> Result<Self, TlsError> {
-        let contents = Contents::read(&settings.files)?;
-        let identity = Identity::of(&contents, &settings.files, &settings.domain, own)?;
-        Ok(Self(Arc::new(Shared {
+        let contents = FileContents::read(&settings.files)?;
+        let identity = TlsIdentity::of(&contents, &settings.files, &settings.domain, own)?;
+        Ok(Self(Arc::new(TlsState {
             settings,
             own,
             current: watch::Sender::new(Arc::new(identity)),
@@ -205,11 +205,11 @@ impl Tls {
         (&self.0.settings.files, &self.0.settings.domain, self.0.own)
     }
 
-    fn current(&self) -> Arc<Identity> {
+    fn current(&self) -> Arc<TlsIdentity> {
         Arc::clone(&self.0.current.borrow())
     }
 
-    fn replace(&self, identity: Identity) {
+    fn replace(&self, identity: TlsIdentity) {
         self.0.current.send_replace(Arc::new(identity));
     }
 }
@@ -219,7 +219,7 @@ pub fn unix_now() -> u64 {
     now()
 }
 
-impl Identity {
+impl TlsIdentity {
     /// Checks a chain again, now.
     fn verify(&self, chain: &[CertificateDer<'_>], side: &OtherSide) -> Result<(), Error> {
         let (first, others) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;

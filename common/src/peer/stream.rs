@@ -16,12 +16,12 @@ use tokio_rustls::client::TlsStream;
 const TLS_ALERT: u8 = 0x15;
 
 /// Ready when the connection must end.
-type End = Pin<Box<dyn Future<Output = ()> + Send>>;
+type ConnectionEnd = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The bytes of a connection to a peer.
-pub(super) struct PeerStream(Inner);
+pub(super) struct PeerStream(PeerBytes);
 
-enum Inner {
+enum PeerBytes {
     Plain {
         tcp: TcpStream,
         /// Whether nothing has arrived.
@@ -30,7 +30,7 @@ enum Inner {
     Secure {
         tls: Box<TlsStream<TcpStream>>,
         /// `None`: the connection has ended.
-        end: Option<End>,
+        end: Option<ConnectionEnd>,
     },
 }
 
@@ -41,12 +41,12 @@ pub struct SpeaksTls;
 
 impl PeerStream {
     pub(super) fn plain(tcp: TcpStream) -> Self {
-        Self(Inner::Plain { tcp, is_new: true })
+        Self(PeerBytes::Plain { tcp, is_new: true })
     }
 
     /// A TLS connection that ends when `end` is ready.
-    pub(super) fn secure(tls: TlsStream<TcpStream>, end: End) -> Self {
-        Self(Inner::Secure {
+    pub(super) fn secure(tls: TlsStream<TcpStream>, end: ConnectionEnd) -> Self {
+        Self(PeerBytes::Secure {
             tls: Box::new(tls),
             end: Some(end),
         })
@@ -60,7 +60,7 @@ impl AsyncRead for PeerStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.0 {
-            Inner::Plain { tcp, is_new } => {
+            PeerBytes::Plain { tcp, is_new } => {
                 let before = buffer.filled().len();
                 let polled = Pin::new(tcp).poll_read(context, buffer);
                 if *is_new && let Some(&first) = buffer.filled().get(before) {
@@ -71,7 +71,7 @@ impl AsyncRead for PeerStream {
                 }
                 polled
             }
-            Inner::Secure { tls, end } => {
+            PeerBytes::Secure { tls, end } => {
                 // A read of zero bytes means the end of the stream, as if the peer had closed the stream.
                 let Some(ending) = end else {
                     return Poll::Ready(Ok(()));
@@ -93,22 +93,22 @@ impl AsyncWrite for PeerStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
-            Inner::Plain { tcp, .. } => Pin::new(tcp).poll_write(context, bytes),
-            Inner::Secure { tls, .. } => Pin::new(tls).poll_write(context, bytes),
+            PeerBytes::Plain { tcp, .. } => Pin::new(tcp).poll_write(context, bytes),
+            PeerBytes::Secure { tls, .. } => Pin::new(tls).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
-            Inner::Plain { tcp, .. } => Pin::new(tcp).poll_flush(context),
-            Inner::Secure { tls, .. } => Pin::new(tls).poll_flush(context),
+            PeerBytes::Plain { tcp, .. } => Pin::new(tcp).poll_flush(context),
+            PeerBytes::Secure { tls, .. } => Pin::new(tls).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
-            Inner::Plain { tcp, .. } => Pin::new(tcp).poll_shutdown(context),
-            Inner::Secure { tls, .. } => Pin::new(tls).poll_shutdown(context),
+            PeerBytes::Plain { tcp, .. } => Pin::new(tcp).poll_shutdown(context),
+            PeerBytes::Secure { tls, .. } => Pin::new(tls).poll_shutdown(context),
         }
     }
 
@@ -118,15 +118,15 @@ impl AsyncWrite for PeerStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
-            Inner::Plain { tcp, .. } => Pin::new(tcp).poll_write_vectored(context, slices),
-            Inner::Secure { tls, .. } => Pin::new(tls).poll_write_vectored(context, slices),
+            PeerBytes::Plain { tcp, .. } => Pin::new(tcp).poll_write_vectored(context, slices),
+            PeerBytes::Secure { tls, .. } => Pin::new(tls).poll_write_vectored(context, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.0 {
-            Inner::Plain { tcp, .. } => tcp.is_write_vectored(),
-            Inner::Secure { tls, .. } => tls.is_write_vectored(),
+            PeerBytes::Plain { tcp, .. } => tcp.is_write_vectored(),
+            PeerBytes::Secure { tls, .. } => tls.is_write_vectored(),
         }
     }
 }

@@ -63,7 +63,7 @@ use handshakes::{HandshakeCounts, Handshakes};
 use incoming::IncomingConnections;
 use measured::Measured;
 use outside::OutsidePlaces;
-use rights::{Authorized, Refusals};
+use rights::{Authorized, DeniedCalls};
 use traced::Traced;
 
 pub use addresses::{may_take, owner_of};
@@ -165,7 +165,7 @@ pub struct Server {
     measured: Measured,
     tls: Option<Tls>,
     handshakes: HandshakeCounts,
-    refusals: Refusals,
+    denied_calls: DeniedCalls,
 }
 
 impl Server {
@@ -209,7 +209,7 @@ impl Server {
                 measured: Measured::default(),
                 tls: None,
                 handshakes: HandshakeCounts::default(),
-                refusals: Refusals::default(),
+                denied_calls: DeniedCalls::default(),
             },
             health,
         ))
@@ -241,7 +241,7 @@ impl Server {
         Self {
             tls: Some(tls),
             handshakes: HandshakeCounts::by(metrics),
-            refusals: Refusals::by(metrics),
+            denied_calls: DeniedCalls::by(metrics),
             ..self
         }
     }
@@ -261,7 +261,7 @@ impl Server {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
         let incoming = IncomingConnections::new(self.listener, CONNECTIONS);
         let services = Limited::new(self.routes.prepare());
-        let services = Authorized::new(services, self.tls.is_some(), self.refusals);
+        let services = Authorized::new(services, self.tls.is_some(), self.denied_calls);
         let services = Traced::new(services, self.tracer);
         let outside = OutsidePlaces::new(CONNECTIONS.connections, CONNECTIONS.protected);
         let handshakes = self.tls.map(|tls| Handshakes::new(tls, self.handshakes, outside));

@@ -64,13 +64,13 @@ impl TlsFiles {
 
 /// The bytes of the three files at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Contents {
+pub(super) struct FileContents {
     cert: Vec<u8>,
     key: Vec<u8>,
     ca: Vec<u8>,
 }
 
-impl Contents {
+impl FileContents {
     /// Reads the files.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ fn read_file(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
 
 /// The usable content of the files.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct TlsIdentity {
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
     /// Checks the certificates of callers.
@@ -136,13 +136,13 @@ pub enum OwnRole {
     Any,
 }
 
-impl Identity {
+impl TlsIdentity {
     /// Checks the contents of the files.
     ///
     /// # Errors
     /// Not PEM, no pair, the name of the own role is missing, or a certificate has expired.
     pub(super) fn of(
-        contents: &Contents,
+        contents: &FileContents,
         files: &TlsFiles,
         domain: &Domain,
         own: OwnRole,

@@ -8,7 +8,7 @@ use super::{
     Tls, WeakTls,
     certificate::{date, now},
     error::TlsError,
-    files::{Contents, Identity},
+    files::{FileContents, TlsIdentity},
 };
 
 /// Interval of the comparisons. Kubernetes replaces the files of a secret within a minute or two.
@@ -31,14 +31,14 @@ enum Age {
 #[derive(Debug)]
 pub(super) struct Reloading {
     /// The contents of the last attempt, usable or not.
-    tried: Option<Contents>,
+    tried: Option<FileContents>,
     /// The text of the last failure; `None`: the last attempt succeeded.
     failure: Option<String>,
     age: Age,
 }
 
 impl Reloading {
-    pub(super) fn new(contents: Contents) -> Self {
+    pub(super) fn new(contents: FileContents) -> Self {
         Self {
             tried: Some(contents),
             failure: None,
@@ -47,7 +47,7 @@ impl Reloading {
     }
 
     /// Compares the files once. `read` reads the files.
-    pub(super) fn look(&mut self, tls: &Tls, read: impl Fn() -> Result<Contents, TlsError>) {
+    pub(super) fn look(&mut self, tls: &Tls, read: impl Fn() -> Result<FileContents, TlsError>) {
         let loaded = read().and_then(|contents| {
             if self.tried.as_ref() == Some(&contents) {
                 return Ok(None);
@@ -58,7 +58,7 @@ impl Reloading {
             }
             self.tried = Some(contents.clone());
             let (files, domain, own) = tls.settings();
-            Identity::of(&contents, files, domain, own).map(Some)
+            TlsIdentity::of(&contents, files, domain, own).map(Some)
         });
         match loaded {
             Ok(None) => {}
@@ -119,7 +119,7 @@ pub(super) async fn keep(tls: WeakTls, mut reloading: Reloading) {
         let Some(strong) = tls.upgrade() else { return };
         let looked = spawn_blocking(move || {
             let files = strong.settings().0.clone();
-            reloading.look(&strong, || Contents::read(&files));
+            reloading.look(&strong, || FileContents::read(&files));
             reloading
         });
         let Ok(again) = looked.await else { return };

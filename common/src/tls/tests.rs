@@ -272,7 +272,7 @@ async fn chain_is_distrusted_when_it_expires_or_when_its_ca_goes() {
     let new = other.issue(&dir.path().join("a"), &[ACCEPTOR], HOUR);
     assert_eq!(new, files);
     let mut reloading = acceptor.0.reloading.lock().unwrap().take().unwrap();
-    reloading.look(&acceptor, || Contents::read(&files));
+    reloading.look(&acceptor, || FileContents::read(&files));
     let error = waiting.await.unwrap();
     assert!(error.to_string().contains("UnknownIssuer"), "{error}");
 }
@@ -296,13 +296,13 @@ fn files_that_are_replaced_just_now_are_read_again_later() {
     let reads = std::cell::Cell::new(0);
     reloading.look(&acceptor, || {
         reads.set(reads.get() + 1);
-        Contents::read(if reads.get() == 1 { &torn } else { &new })
+        FileContents::read(if reads.get() == 1 { &torn } else { &new })
     });
     assert_eq!(acceptor.expires_in().0, before, "a torn pair is not taken");
-    reloading.look(&acceptor, || Contents::read(&new));
+    reloading.look(&acceptor, || FileContents::read(&new));
     assert!(acceptor.expires_in().0 > before);
     // A pair that stays torn is refused, and the good one stays.
-    reloading.look(&acceptor, || Contents::read(&torn));
+    reloading.look(&acceptor, || FileContents::read(&torn));
     assert!(acceptor.expires_in().0 > before);
 }
 

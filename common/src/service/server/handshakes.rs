@@ -55,7 +55,7 @@ const LOGGED_MAX: usize = 1_024;
 
 /// How a handshake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum HandshakeOutcome {
     /// The connection is served.
     Complete,
     /// One of the sides refused the other.
@@ -68,13 +68,13 @@ enum Outcome {
     Dropped,
 }
 
-impl Outcome {
+impl HandshakeOutcome {
     const NAMES: [&str; 5] = ["complete", "refused", "plaintext", "unfinished", "dropped"];
 }
 
 /// Counts of handshakes by outcome. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HandshakeCounts(Option<Arc<[Counter; Outcome::NAMES.len()]>>);
+pub(super) struct HandshakeCounts(Option<Arc<[Counter; HandshakeOutcome::NAMES.len()]>>);
 
 impl HandshakeCounts {
     pub(super) fn by(metrics: &Metrics) -> Self {
@@ -82,12 +82,12 @@ impl HandshakeCounts {
             "paxos.tls.handshakes",
             "TLS handshakes of callers by outcome; refused: a certificate, dropped: no place or no time",
             "outcome",
-            Outcome::NAMES,
+            HandshakeOutcome::NAMES,
         );
         Self(Some(Arc::new(counters)))
     }
 
-    fn count(&self, outcome: Outcome) {
+    fn count(&self, outcome: HandshakeOutcome) {
         if let Some(counters) = &self.0 {
             counters[outcome as usize].increment();
         }
@@ -96,8 +96,8 @@ impl HandshakeCounts {
 
 /// A failed handshake, for the log.
 #[derive(Debug)]
-struct Failed {
-    outcome: Outcome,
+struct FailedHandshake {
+    outcome: HandshakeOutcome,
     reason: String,
 }
 
@@ -123,7 +123,7 @@ pub(super) struct Handshakes {
     outside: OutsidePlaces,
     /// Waiting connections by owner, the owner whose turn is next first.
     waiting: VecDeque<(IpAddr, VecDeque<Waiting>)>,
-    tasks: JoinSet<Option<Failed>>,
+    tasks: JoinSet<Option<FailedHandshake>>,
     running: HashMap<Id, Running>,
     /// When the next handshake may start.
     next_start: Instant,
@@ -267,12 +267,12 @@ impl Handshakes {
             dropped += before - queue.len();
         }
         self.waiting.retain(|(_, queue)| !queue.is_empty());
-        (0..dropped).for_each(|_| self.counts.count(Outcome::Dropped));
+        (0..dropped).for_each(|_| self.counts.count(HandshakeOutcome::Dropped));
     }
 
-    fn ended(&mut self, ended: Result<(Id, Option<Failed>), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, Option<FailedHandshake>), JoinError>) {
         let (id, outcome) = match ended {
-            Ok((id, None)) => (id, Outcome::Complete),
+            Ok((id, None)) => (id, HandshakeOutcome::Complete),
             Ok((id, Some(failed))) => {
                 if let Some(running) = self.running.get(&id) {
                     let owner = running.owner;
@@ -281,26 +281,26 @@ impl Handshakes {
                 (id, failed.outcome)
             }
             // Aborted to make room. A panic ends the process elsewhere.
-            Err(error) => (error.id(), Outcome::Dropped),
+            Err(error) => (error.id(), HandshakeOutcome::Dropped),
         };
         self.counts.count(outcome);
         self.running.remove(&id);
     }
 
     /// Logs a failure, at most once a minute for each address.
-    fn log(&mut self, owner: IpAddr, failed: &Failed) {
+    fn log(&mut self, owner: IpAddr, failed: &FailedHandshake) {
         self.logged.retain(|_, at| at.elapsed() < LOG_INTERVAL);
         if self.logged.contains_key(&owner) || self.logged.len() >= LOGGED_MAX {
             return;
         }
-        let Failed { outcome, reason } = failed;
+        let FailedHandshake { outcome, reason } = failed;
         match outcome {
-            Outcome::Complete | Outcome::Dropped | Outcome::Unfinished => {
+            HandshakeOutcome::Complete | HandshakeOutcome::Dropped | HandshakeOutcome::Unfinished => {
                 tracing::debug!(peer = %owner, reason, "a TLS handshake was not finished");
                 return;
             }
-            Outcome::Refused => tracing::warn!(peer = %owner, reason, "a TLS handshake failed"),
-            Outcome::Plaintext => {
+            HandshakeOutcome::Refused => tracing::warn!(peer = %owner, reason, "a TLS handshake failed"),
+            HandshakeOutcome::Plaintext => {
                 tracing::warn!(peer = %owner, reason, "plaintext came to a TLS port");
             }
         }
@@ -314,7 +314,7 @@ async fn greet(
     outside: OutsidePlaces,
     connection: Connection,
     to: mpsc::Sender<Served>,
-) -> Option<Failed> {
+) -> Option<FailedHandshake> {
     let usage = Arc::clone(connection.usage());
     usage.set_greeting(true);
     let accepting = TlsAcceptor::from(tls.server_config())
@@ -328,8 +328,8 @@ async fn greet(
         }
         Err(_) => {
             let reason = "no complete handshake within 5 s".to_owned();
-            return Some(Failed {
-                outcome: Outcome::Unfinished,
+            return Some(FailedHandshake {
+                outcome: HandshakeOutcome::Unfinished,
                 reason,
             });
         }
@@ -337,8 +337,8 @@ async fn greet(
     let (caller, chain) = match identify(&tls, &stream) {
         Ok(identified) => identified,
         Err(reason) => {
-            return Some(Failed {
-                outcome: Outcome::Refused,
+            return Some(FailedHandshake {
+                outcome: HandshakeOutcome::Refused,
                 reason,
             });
         }
@@ -346,8 +346,8 @@ async fn greet(
     let place = if caller.is_outside() {
         let Some(place) = outside.take(&usage).await else {
             let reason = "clients have half of the connections, and use all of these".to_owned();
-            return Some(Failed {
-                outcome: Outcome::Dropped,
+            return Some(FailedHandshake {
+                outcome: HandshakeOutcome::Dropped,
                 reason,
             });
         };
@@ -407,14 +407,14 @@ async fn linger(mut connection: Connection) {
 }
 
 /// The meaning of a failed handshake.
-fn reason(error: &io::Error) -> Failed {
+fn reason(error: &io::Error) -> FailedHandshake {
     let tls_error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     let outcome = match tls_error {
-        Some(Error::InvalidMessage(_)) => Outcome::Plaintext,
-        Some(_) => Outcome::Refused,
-        None => Outcome::Unfinished,
+        Some(Error::InvalidMessage(_)) => HandshakeOutcome::Plaintext,
+        Some(_) => HandshakeOutcome::Refused,
+        None => HandshakeOutcome::Unfinished,
     };
-    Failed {
+    FailedHandshake {
         outcome,
         reason: tls_error.map_or_else(|| error.to_string(), ToString::to_string),
     }

@@ -125,13 +125,13 @@ fn denied(what: &str, allowed: RoleSet, roles: RoleSet) -> Status {
 
 /// Counts and logs refused calls. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Refusals {
+pub(super) struct DeniedCalls {
     /// By role, and one more for callers without a role.
     counters: Option<Arc<[Counter; RoleName::ALL.len() + 1]>>,
     logged_at: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Refusals {
+impl DeniedCalls {
     /// Counts refused calls in `metrics`.
     pub(super) fn by(metrics: &Metrics) -> Self {
         let [acceptor, proposer, learner, client, operator] = RoleName::ALL.map(RoleName::as_str);
@@ -169,16 +169,16 @@ pub(super) struct Authorized<S> {
     services: S,
     /// Whether every connection has a caller.
     is_secure: bool,
-    refusals: Refusals,
+    denied_calls: DeniedCalls,
 }
 
 impl<S> Authorized<S> {
     /// Checks calls when the connections are secure. Otherwise every call passes.
-    pub(super) fn new(services: S, is_secure: bool, refusals: Refusals) -> Self {
+    pub(super) fn new(services: S, is_secure: bool, denied_calls: DeniedCalls) -> Self {
         Self {
             services,
             is_secure,
-            refusals,
+            denied_calls,
         }
     }
 
@@ -195,7 +195,7 @@ impl<S> Authorized<S> {
         let path = request.uri().path();
         let allowed = may_call(path);
         if !allowed.intersects(caller.roles) {
-            self.refusals.count(&caller, path);
+            self.denied_calls.count(&caller, path);
             let method = path.strip_prefix("/paxos.v1.").unwrap_or(path);
             return Some(denied(method, allowed, caller.roles));
         }

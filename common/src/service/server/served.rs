@@ -18,9 +18,9 @@ use super::connections::{CallerConnection, Connection};
 use crate::tls::Caller;
 
 /// An accepted connection, ready for HTTP/2.
-pub(super) struct Served(Inner);
+pub(super) struct Served(ServedBytes);
 
-enum Inner {
+enum ServedBytes {
     Plain(Connection),
     Secure {
         stream: Box<TlsStream<Connection>>,
@@ -32,7 +32,7 @@ enum Inner {
 
 impl Served {
     pub(super) fn plain(connection: Connection) -> Self {
-        Self(Inner::Plain(connection))
+        Self(ServedBytes::Plain(connection))
     }
 
     /// A connection after the handshake, which proved the caller.
@@ -41,7 +41,7 @@ impl Served {
         caller: Arc<Caller>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        Self(Inner::Secure {
+        Self(ServedBytes::Secure {
             stream: Box::new(stream),
             caller,
             _place: place,
@@ -54,8 +54,8 @@ impl Connected for Served {
 
     fn connect_info(&self) -> Self::ConnectInfo {
         match &self.0 {
-            Inner::Plain(connection) => connection.connect_info(),
-            Inner::Secure { stream, caller, .. } => CallerConnection {
+            ServedBytes::Plain(connection) => connection.connect_info(),
+            ServedBytes::Secure { stream, caller, .. } => CallerConnection {
                 caller: Some(Arc::clone(caller)),
                 ..stream.get_ref().0.connect_info()
             },
@@ -70,8 +70,8 @@ impl AsyncRead for Served {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.0 {
-            Inner::Plain(connection) => Pin::new(connection).poll_read(context, buffer),
-            Inner::Secure { stream, .. } => Pin::new(stream).poll_read(context, buffer),
+            ServedBytes::Plain(connection) => Pin::new(connection).poll_read(context, buffer),
+            ServedBytes::Secure { stream, .. } => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -83,22 +83,22 @@ impl AsyncWrite for Served {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
-            Inner::Plain(connection) => Pin::new(connection).poll_write(context, bytes),
-            Inner::Secure { stream, .. } => Pin::new(stream).poll_write(context, bytes),
+            ServedBytes::Plain(connection) => Pin::new(connection).poll_write(context, bytes),
+            ServedBytes::Secure { stream, .. } => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
-            Inner::Plain(connection) => Pin::new(connection).poll_flush(context),
-            Inner::Secure { stream, .. } => Pin::new(stream).poll_flush(context),
+            ServedBytes::Plain(connection) => Pin::new(connection).poll_flush(context),
+            ServedBytes::Secure { stream, .. } => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
-            Inner::Plain(connection) => Pin::new(connection).poll_shutdown(context),
-            Inner::Secure { stream, .. } => Pin::new(stream).poll_shutdown(context),
+            ServedBytes::Plain(connection) => Pin::new(connection).poll_shutdown(context),
+            ServedBytes::Secure { stream, .. } => Pin::new(stream).poll_shutdown(context),
         }
     }
 
@@ -108,15 +108,15 @@ impl AsyncWrite for Served {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
-            Inner::Plain(connection) => Pin::new(connection).poll_write_vectored(context, slices),
-            Inner::Secure { stream, .. } => Pin::new(stream).poll_write_vectored(context, slices),
+            ServedBytes::Plain(connection) => Pin::new(connection).poll_write_vectored(context, slices),
+            ServedBytes::Secure { stream, .. } => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.0 {
-            Inner::Plain(connection) => connection.is_write_vectored(),
-            Inner::Secure { stream, .. } => stream.is_write_vectored(),
+            ServedBytes::Plain(connection) => connection.is_write_vectored(),
+            ServedBytes::Secure { stream, .. } => stream.is_write_vectored(),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paxos_client::{Client, ProposeError, Slot, Version};
+use paxos_client::{Client, LogRecord, Operation, ProposeError, Slot, Version};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::{Cluster, PATIENCE, integer, until};
@@ -264,4 +264,15 @@ impl LoadOutcome {
             );
         }
     }
+}
+
+/// The appended records of a slot, each with its version.
+pub(crate) fn commands_of(record: &LogRecord) -> Vec<(Version, Vec<u8>)> {
+    let appended = record.commands().map(|command| {
+        let Operation::Append(record) = &command.operation else {
+            panic!("{command:?} was not proposed")
+        };
+        (command.version, record.to_vec())
+    });
+    appended.collect()
 }

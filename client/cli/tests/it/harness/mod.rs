@@ -19,13 +19,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use paxos_client::{Address, Client, ClientConfig, LogRecord, Operation, Slot, Version};
+use paxos_client::{Address, Client, ClientConfig, Slot, Version};
 use paxos_proto::v1::{AcceptorStatusResponse, attach_request::Progress};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-pub(crate) use load::{BackgroundLoad, LoadOutcome};
+pub(crate) use load::{BackgroundLoad, LoadOutcome, commands_of};
 pub(crate) use proxy::{Cut, Proxy};
 
 /// Time limit for any condition, longer than every legitimate wait on a busy machine: a condition still false by then
@@ -490,15 +490,4 @@ impl Cluster {
         })
         .await
     }
-}
-
-/// The appended records of a slot, each with its version.
-pub(crate) fn commands_of(record: &LogRecord) -> Vec<(Version, Vec<u8>)> {
-    let appended = record.commands().map(|command| {
-        let Operation::Append(record) = &command.operation else {
-            panic!("{command:?} was not proposed")
-        };
-        (command.version, record.to_vec())
-    });
-    appended.collect()
 }

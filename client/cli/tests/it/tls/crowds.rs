@@ -59,7 +59,7 @@ async fn strangers_that_stall_in_the_handshake_stop_neither_leaders_nor_clients(
     .await;
     println!("a write {:?} after the leader's end", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    for process in cluster.acceptors.iter() {
+    for process in &cluster.acceptors {
         let resident = process.resident_kib();
         assert!(resident < 300 * 1024, "{} holds {resident} KiB", process.name);
     }
