@@ -101,7 +101,7 @@ impl Dialer {
     }
 
     /// A channel to an acceptor that connects at its first use, and only once: the next call after the end of the
-    /// connection fails. Dropping the [`Socket`] ends the connection at the latest.
+    /// connection fails. Dropping the [`Socket`](super::Socket) ends the connection at the latest.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
