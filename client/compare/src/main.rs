@@ -89,7 +89,7 @@ enum OperationKind {
     Get,
 }
 
-/// How the leader is told to end.
+/// The signal that ends the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "UPPER")]
 pub(crate) enum EndingSignal {
