@@ -393,10 +393,11 @@ mod tests {
         ]
         .map(address);
         let given = |proposers: &[&Address]| {
-            Directory::new(ClientConfig {
+            let config = ClientConfig {
                 proposers: proposers.iter().copied().cloned().collect(),
                 ..ClientConfig::default()
-            })
+            };
+            Directory::new(config, Dialer::default())
         };
         let directory = given(&[&one, &two, &three]);
         assert_eq!(
