@@ -108,7 +108,15 @@ async fn promise(
             }
             Answer::Rejected(rejected) => {
                 let Rejection { promised, .. } = rejected.try_into()?;
-                (Event::PrepareRejected { ballot, promised }, true)
+                let acceptor = open.acceptor;
+                (
+                    Event::PrepareRejected {
+                        acceptor,
+                        ballot,
+                        promised,
+                    },
+                    true,
+                )
             }
             Answer::Refused(refused) => {
                 tracing::debug!(acceptor = %open.acceptor, reason = refused.reason, "an acceptor refuses the ballot");

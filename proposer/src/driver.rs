@@ -404,6 +404,12 @@ impl Driver {
                 tracing::info!(%acceptor, "the acceptor runs on its right disk again, and is counted again");
             }
             Effect::Notify(notice) => self.announce(&notice),
+            Effect::Adopted(_) | Effect::LinksChanged | Effect::BringSnapshot { .. } | Effect::Change(_) => {
+                // Eras above `SERVED_ERA_MAX` are refused where messages are read, and no caller can ask for a change.
+                self.halted = Some(
+                    "the members of the cluster change, and this release does not change members: use a later release".into(),
+                );
+            }
             Effect::HandedOver => self.handed_over = true,
             Effect::Halt(reason) => self.halted = Some(reason),
         }

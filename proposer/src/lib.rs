@@ -33,7 +33,7 @@ mod trace;
 mod view;
 mod witnessing;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use paxos_common::{
     paxos::{
@@ -119,8 +119,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
             leader_timeout: timeout,
             limits: Limits::default(),
         };
-        let electorate = cluster.configuration.electorate();
-        let proposer = Proposer::new(id, address.as_str().into(), electorate, settings);
+        let configuration = Arc::new(cluster.configuration.clone());
+        let proposer = Proposer::new(id, address.as_str().into(), configuration, settings);
         let tracer = frame.tracer();
         let driver = Driver::new(proposer, cluster, address, timeout, views, tracer, instruments);
         driver.run(inputs, inbox, &shutdown).await

@@ -14,6 +14,7 @@
 //! | `contradictions.rs` | a value that contradicts a vote gets no vote |
 //! | `groups.rs` | durable before said: groups, commits and memory |
 //! | `membership.rs` | no vote before the cluster is formed |
+//! | `eras.rs` | the configuration of a later era ends the eras before |
 //! | `seed.rs` | a blank acceptor with a backup joins the restored cluster only |
 //! | `trims.rs` | the log begins where a snapshot ends |
 //! | `damage.rs` | a damaged row is no vote |
@@ -35,6 +36,7 @@ use super::{
 
 mod contradictions;
 mod damage;
+mod eras;
 mod groups;
 mod membership;
 mod promises;
@@ -46,6 +48,7 @@ mod votes;
 
 pub use contradictions::Violation;
 use damage::Damaged;
+pub use eras::InstallRefusal;
 pub use groups::Write;
 pub use membership::{FormRefusal, Membership};
 pub use recovery::Recovered;

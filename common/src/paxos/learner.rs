@@ -8,6 +8,12 @@
 //!
 //! Source: *Paxos Made Simple* §2.3.
 //!
+//! Votes count in the configuration of their ballot's era alone: a learner counts the votes of its own era. The row of a
+//! slot may have a ballot of any era: a row at or above the ballot of a quorum has the chosen value.
+//!
+//! A learner works in a later era from a change of members that it *hands out*, or from a configuration in force that an
+//! acceptor reports ([`Learner::adopt`]); never from a change that is merely chosen.
+//!
 //! A ballot has one value for each slot, except after a breach of the protocol: a copied proposer, or a forged message.
 //! So each vote names its value, and the votes of two values are not added. A row that contradicts a quorum of votes is
 //! not learned: the learner then reads values from another acceptor. Votes of acceptors of earlier releases name no
@@ -155,13 +161,28 @@ impl Learner {
         self.next.plus(learned as u64)
     }
 
+    /// Works in the era of `electorate` from now on, if this era is later than the present one. Votes and rows held are
+    /// dropped: the caller opens all streams again, at [`Self::next`]. Returns whether the era is later.
+    pub fn adopt(&mut self, electorate: &Electorate) -> bool {
+        let is_later = electorate.era() > self.electorate.era();
+        if is_later {
+            self.electorate = electorate.clone();
+            self.slots.clear();
+            self.bytes = 0;
+        }
+        is_later
+    }
+
     /// The acceptors with a vote.
     pub fn electorate(&self) -> &Electorate {
         &self.electorate
     }
 
-    /// Counts `acceptor`'s votes for a range of slots.
+    /// Counts `acceptor`'s votes for a range of slots. Votes of other eras than the learner's own count nowhere here.
     pub fn votes(&mut self, acceptor: AcceptorUuid, votes: &VoteRange) -> Intake {
+        if votes.ballot.era() != self.electorate.era() {
+            return Intake::Whole;
+        }
         let end = self.next.plus(WINDOW_SLOTS);
         for slot in votes.slots.from.max(self.next).to(votes.slots.to.min(end)) {
             let progress = self.slots.entry(slot).or_default();
@@ -213,7 +234,8 @@ impl Learner {
         admission
     }
 
-    /// Hands out learned values in slot order, from [`Self::next`] on, at most `count` slots.
+    /// Hands out learned values in slot order, from [`Self::next`] on, at most `count` slots. A change to a later era is the
+    /// last value handed out: the learner has adopted the era then, and the caller opens all streams again.
     pub fn take_learned(&mut self, count: usize) -> Vec<(Slot, Value)> {
         let mut learned = Vec::new();
         while learned.len() < count {
@@ -228,8 +250,12 @@ impl Learner {
             };
             first.remove();
             self.bytes -= value.as_bytes().len();
+            let change = value.change().cloned();
             learned.push((self.next, value));
             self.next = self.next.next();
+            if change.is_some_and(|change| self.adopt(&change.electorate())) {
+                break;
+            }
         }
         learned
     }

@@ -124,6 +124,38 @@
 //! refuses every configuration with an origin. The commit that makes an acceptor a member begins its log at the base. So
 //! every promise of the cluster reports a first slot at or above the base, and no slot below is ever proposed.
 //!
+//! # Members change
+//!
+//! The cores change the members of a cluster; no service does so yet, and services refuse later eras where messages are read.
+//!
+//! **A change of members is a value in the log, the last value of its era.** An *era* is the number of a *configuration*:
+//! members, quorums, cluster. Forming a cluster makes era 0. The old members choose a change like every value. The change takes
+//! force when enough new members hold the whole log up to the change. Then the next era begins: Multi-Paxos with other
+//! members. Ballots begin with the era, and a vote counts in the configuration of its ballot's era alone, so votes of two sets
+//! of members are never mixed.
+//!
+//! 1. *The leader copies and pauses* ([`proposer`], `members.rs`). The leader brings each *joiner* the log. Then the leader
+//!    proposes no new batches until a phase-2 quorum of the new members has every slot.
+//! 2. *The leader proposes the change, and nothing above* (`lead/change.rs`). The leader's watermark stops at the change. So every
+//!    later campaign of the era looks at the slot of the change (`campaign/changes.rs`): a candidate carries on the first change
+//!    that may be chosen, and drops everything reported above.
+//! 3. *The leader puts the change in force* by three conditions: the old members chose the change, a phase-2 quorum of the new
+//!    members accepted the change, and a phase-2 quorum of the new members holds every slot below.
+//! 4. *Acceptors install the configuration* (`acceptor/eras.rs`), and promise its era. Ballots of earlier eras are rejected from
+//!    then on, and ballots of later eras are refused until the configuration is installed.
+//! 5. *Proposers adopt the configuration* from an acceptor that holds it (`proposer/eras.rs`), and campaign in its era. Until
+//!    then, a message of a later era only has them ask the sender for its configuration.
+//! 6. *Learners adopt the configuration* from a change that they hand out, or from an acceptor that holds it ([`learner`]). Waiting
+//!    reads lose their bounds, and a fresh round of the new members begins ([`reading`]).
+//!
+//! **Why a change is safe.** A change of slot s, chosen at ballot b, ends its era: Paxos chooses one value of s. Every later ballot
+//! of the era finds the change at b or above, because no watermark of the era passes s. Ballots from b on propose nothing above
+//! s. A change below a row of a higher ballot was therefore not chosen, is *void*, and becomes a no-op. At the switch nothing is
+//! lost: by the third condition every phase-1 quorum of the new members finds each slot below s, and by the second condition
+//! slot s. Earlier eras choose nothing above s, and their ballots outrank no ballot of the next era.
+//!
+//! Sources: Lamport, Malkhi, Zhou, *Stoppable Paxos* (2008) and *Reconfiguring a State Machine* (2010).
+//!
 //! # Invariants
 //!
 //! 1. At most one value of a slot is ever accepted by a phase-2 quorum at one ballot. This holds for copied
@@ -152,6 +184,15 @@
 //! 15. No reader sees a part of a slot, or a part of an installed snapshot.
 //! 16. A reader gets every slot from its first slot on, or an error that names the slots still kept.
 //! 17. Every version of a cluster restored from a backup is at or above the first slot of the restored log.
+//!
+//! 18. One configuration of each era is in force, stored or shown.
+//! 19. No slot above a change is chosen in the era that the change ends.
+//! 20. A configuration takes force when a phase-2 quorum of its own covers every slot up to its change.
+//! 21. A promise is of its acceptor's era, and neither goes back.
+//! 22. A learner's configuration is not below a change that the learner has applied.
+//!
+//! The invariants 1 to 17 hold across eras: the quorums are the quorums of the ballot's era. The model checks the invariants 18 to
+//! 22.
 //!
 //! The model and the simulator check the invariants 1 to 14, and a model of restoring checks invariant 17. Tests of the
 //! services check 15 and 16.

@@ -38,6 +38,11 @@
 //! lengthens the next wait. Safety does not depend on failure detection: ballots protect the log from any campaign at
 //! any time.
 //!
+//! # Eras
+//!
+//! A proposer works in one era at a time (`eras`): its ballots are of this era, and only the members of this era count. The
+//! leader of an era may end the era by a change of members (`members`, `lead/change`).
+//!
 //! Sources: *Paxos Made Simple* §2.2–2.3 and §3; *Flexible Paxos* §3; Dwork, Lynch, Stockmeyer, *Consensus in the
 //! Presence of Partial Synchrony* (1988).
 
@@ -50,7 +55,7 @@ use std::{
 use super::{
     ballot::{Ballot, ProposerId},
     identity::AcceptorUuid,
-    quorum::Electorate,
+    quorum::{Configuration, Electorate},
     slot::Slot,
     witness::{Guard, Witnesses},
 };
@@ -61,11 +66,13 @@ mod challenge;
 mod commands;
 mod dispatch;
 mod election;
+mod eras;
 mod event;
 mod halt;
 mod inquiry;
 mod lead;
 mod links;
+mod members;
 mod notice;
 mod patience;
 mod phases;
@@ -78,13 +85,16 @@ mod streams;
 pub use campaign::{Campaign, Takeover};
 pub use event::{Effect, Event, Limits, ProposalOutcome, Reason, RequestId, Scan, Settings, Timer};
 pub use inquiry::InquiryAnswer;
-pub use lead::Lead;
+pub use lead::{ChangeVotes, Lead};
+pub use members::{ChangeRefusal, ChangeRequest, ChangeStage};
 pub use notice::{Absent, End, Gone, Late, Lateness, Notice, Why};
 pub use queue::Pending;
 
 use challenge::Challenge;
 use election::ElectionStage;
+use eras::Leaving;
 use inquiry::Inquiry;
+use members::MemberChange;
 use presence::Presence;
 use queue::CommandQueue;
 use standby::TimedAnswer;
@@ -107,10 +117,13 @@ pub enum Phase {
 pub struct Proposer {
     id: ProposerId,
     address: Arc<str>,
+    /// The latest configuration in force that this proposer has heard of.
+    configuration: Arc<Configuration>,
+    /// Of `configuration`.
     electorate: Electorate,
     settings: Settings,
     phase: Phase,
-    /// The highest ballot heard or used. The next ballot is above, so that no ballot is ever used twice.
+    /// The highest ballot of the present era heard or used. The next ballot is above, so that no ballot is ever used twice.
     highest: Ballot,
     /// The highest watermark heard: slots below need no campaign.
     chosen_to_heard: Slot,
@@ -142,6 +155,11 @@ pub struct Proposer {
     challenge: Challenge,
     /// Queued commands wait for a leader, and will be given back.
     leaderless: bool,
+    /// Streams of a reign that ended by a change of members, until the streams of the next campaign are open.
+    old_streams: Option<Ballot>,
+    /// The change of members under way, driven by this proposer.
+    change: Option<MemberChange>,
+    leaving: Leaving,
     /// Commands that the driver has forwarded and not yet answered.
     forwarded: BTreeSet<RequestId>,
     stopping: bool,
@@ -151,19 +169,25 @@ pub struct Proposer {
 
 impl Proposer {
     /// A standby without known acceptors. `id` must be drawn at random for this run of the process.
-    pub fn new(id: ProposerId, address: Arc<str>, electorate: Electorate, settings: Settings) -> Self {
-        let guard = Guard::new(electorate.quorums());
+    pub fn new(
+        id: ProposerId,
+        address: Arc<str>,
+        configuration: Arc<Configuration>,
+        settings: Settings,
+    ) -> Self {
+        let guard = Guard::new(configuration.quorums());
         Self {
             id,
             address,
-            electorate,
+            electorate: configuration.electorate(),
+            highest: Ballot::before(configuration.era()),
+            configuration,
             queue: CommandQueue::new(
                 settings.limits.queue_commands_max,
                 settings.limits.queue_bytes_max,
             ),
             settings,
             phase: Phase::Standby,
-            highest: Ballot::ZERO,
             chosen_to_heard: Slot::ZERO,
             now: Duration::ZERO,
             stood_still: Duration::ZERO,
@@ -182,6 +206,9 @@ impl Proposer {
             inquiry: Inquiry::default(),
             challenge: Challenge::default(),
             leaderless: false,
+            old_streams: None,
+            change: None,
+            leaving: Leaving::default(),
             forwarded: BTreeSet::new(),
             stopping: false,
             generations: BTreeMap::new(),

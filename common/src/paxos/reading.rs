@@ -17,6 +17,15 @@
 //! A *round* of questions serves all reads that waited when the round began. An answer measured for an earlier round
 //! proves nothing to a later read.
 //!
+//! # Eras
+//!
+//! Write W was answered before the round began. In the reader's own era, the quorums meet. If W is of an earlier era, a
+//! phase-2 quorum of the reader's configuration held every slot of the earlier eras before the configuration took force. If W
+//! is of a later era, a phase-2 quorum of the reader's configuration holds the change that ended the reader's era. So the bound
+//! is above the change, the reader must apply the change first, and thereby adopts the next era. A bound was measured in one
+//! configuration, and proves nothing in another: on a change of era, every waiting read loses its bound, and a fresh round
+//! begins among the new members.
+//!
 //! Source: Charapko, Ailijiang, Demirbas, *Linearizable Quorum Reads in Paxos* (2019).
 
 use std::collections::BTreeMap;
@@ -183,6 +192,22 @@ impl Reading {
             missing: None,
             has_ended: false,
         }
+    }
+
+    /// Works with the members of a later era from now on. Waiting reads stay, and lose the bounds that they hold; the present
+    /// round ends, and a fresh round of all new members begins. An earlier era, or the present one, changes nothing.
+    pub fn adopt(&mut self, electorate: &Electorate) {
+        if self.has_ended || electorate.era() <= self.electorate.era() {
+            return;
+        }
+        self.electorate = electorate.clone();
+        for bound in self.waiting.values_mut() {
+            *bound = None;
+        }
+        self.round = None;
+        // Other acceptors are asked: a loss must be proved again.
+        self.missing = None;
+        self.go_on();
     }
 
     /// Number of waiting reads.

@@ -215,9 +215,17 @@ impl Witnesses {
 
     /// The entries of the cluster's members. Acceptors outside the cluster are ignored.
     pub fn of_members(&self, electorate: &Electorate) -> Self {
-        self.iter()
-            .filter(|&(acceptor, ..)| electorate.includes(acceptor))
-            .collect()
+        self.of_those(|acceptor| electorate.includes(acceptor))
+    }
+
+    /// The entries of the acceptors for which `is` holds.
+    pub fn of_those(&self, is: impl Fn(AcceptorUuid) -> bool) -> Self {
+        self.iter().filter(|&(acceptor, ..)| is(acceptor)).collect()
+    }
+
+    /// The acceptors with an entry, ascending; an acceptor may come several times.
+    pub fn acceptors(&self) -> impl Iterator<Item = AcceptorUuid> {
+        self.iter().map(|(acceptor, ..)| acceptor)
     }
 
     /// The entries missing from the other table, or lower there.

@@ -123,6 +123,38 @@ pub enum Bug {
     /// A snapshot holds the state of another moment than its end says.
     StateOfAnotherMoment,
 
+    // Changes of members.
+    /// A change takes force before a quorum of the new members has the log.
+    ForceBeforeTheCopy,
+    /// A change takes force by a single vote.
+    ForceByOneVote,
+    /// A change takes force by votes of different ballots.
+    ForceByVotesOfDifferentBallots,
+    /// A change takes force by the votes of the new members alone.
+    ForceByNewAlone,
+    /// The log counts as copied on acceptors that are no new members.
+    CopyCountedFromNonMembers,
+    /// A leader's watermark passes the change.
+    WatermarkPassesTheChange,
+    /// The watermark in a report of a later era raises the start of a campaign.
+    LaterReportRaisesFrom,
+    /// A void change is carried on.
+    VoidChangeCarriedOn,
+    /// A leader proposes something above its change.
+    ProposesAboveTheChange,
+    /// A candidate leaves a change out that it has found.
+    FoundChangeDropped,
+    /// A learner counts votes at earlier ballots in its own configuration.
+    EarlierVotesCountedByLearner,
+    /// A read keeps its bound across eras.
+    ReadKeepsItsBound,
+    /// A read keeps its round across eras.
+    ReadKeepsItsRound,
+    /// A learner forgets its era at a restart.
+    LearnerForgetsItsEra,
+    /// A learner adopts a configuration that is chosen and not applied.
+    LearnerAdoptsChosen,
+
     // Forming.
     /// As soon as a proposer finds a forming acceptor, the proposer takes all acceptors for forming.
     CompletesBeforeAllStored,

@@ -40,6 +40,8 @@ pub(crate) struct Disk<S> {
     pub(crate) bottom: Option<S>,
     /// A newer snapshot, to which the acceptor has not trimmed yet.
     pub(crate) waiting: Option<S>,
+    /// The oldest protocol version served.
+    pub(crate) least_version: u32,
 }
 
 impl<S> Disk<S> {
@@ -61,6 +63,7 @@ impl<S> Disk<S> {
             shows_unswept: false,
             bottom: None,
             waiting: None,
+            least_version: 1,
         }
     }
 
@@ -70,6 +73,10 @@ impl<S> Disk<S> {
         self.promised = write.promised;
         self.leader_address = Arc::clone(write.leader_address);
         self.known_to = write.known_to;
+        self.least_version = write.least_version;
+        if let Some(membership) = write.membership {
+            self.membership = membership.clone();
+        }
         self.garbled = false;
         self.witnesses.merge(write.witnesses.iter());
         self.witnesses.bound(WITNESSED_RUNS_MAX);
@@ -160,7 +167,7 @@ impl<S> Disk<S> {
             known_to: self.known_to,
             trimmed_to: self.trimmed_to,
             voted_to: self.voted_to(),
-            least_version: 1,
+            least_version: self.least_version,
             rows: rows.filter_map(|slot| Some((slot, self.held(slot)?))).collect(),
         }
     }

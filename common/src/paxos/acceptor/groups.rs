@@ -78,6 +78,13 @@ impl Acceptor {
     pub fn committed(&mut self, group: Group) {
         assert!(group.promised >= self.promised, "a promise never decreases");
         assert!(group.trimmed_to >= self.trimmed_to, "a trim is never undone");
+        if let Some(Membership::Formed(configuration)) = &group.membership {
+            assert_eq!(
+                group.promised.era(),
+                configuration.era(),
+                "a promise is of the acceptor's own era"
+            );
+        }
         self.witnesses.merge(group.witnesses.iter());
         self.witnesses.bound(WITNESSED_RUNS_MAX);
         if group.needs_commit {
@@ -125,6 +132,11 @@ impl Group {
     /// The promise after the group.
     pub fn promised(&self) -> Ballot {
         self.promised
+    }
+
+    /// The membership after the group, if the group changes the membership.
+    pub fn membership(&self) -> Option<&Membership> {
+        self.membership.as_ref()
     }
 
     /// The rows to write.

@@ -55,6 +55,18 @@ impl Group {
                 leader_address: Arc::clone(&self.leader_address),
             }));
         }
+        if asked.era() > self.promised.era() {
+            let reason = format!(
+                "ballot {asked} is of a later era than the configuration of this acceptor, era {}: install the configuration \
+                 of era {} first",
+                self.promised.era(),
+                asked.era()
+            );
+            return Err(NotGranted::Refused(Refused {
+                reason,
+                promised: self.promised,
+            }));
+        }
         if !self.promised.admits_jump_to(asked) {
             let reason = format!(
                 "round {} is more than 2^32 above the promised ballot {}: raise the round in smaller steps",

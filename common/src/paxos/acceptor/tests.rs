@@ -13,6 +13,7 @@ use crate::paxos::{
 
 mod contradictions;
 mod damage;
+mod eras;
 mod forming;
 mod trim;
 mod watermark;

@@ -65,6 +65,7 @@ impl Acceptor {
             let lost = self.damaged.contains(slot) && !group.rows.contains_key(slot);
             if lost || held != Some(HeldRow::Accepted(accept.ballot, value.fingerprint())) {
                 group.rows.insert(*slot, (accept.ballot, value.clone()));
+                group.look_for_change(value);
                 group.voted_to = group.voted_to.max(slot.next());
                 group.needs_commit = true;
             }

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use super::*;
 use crate::paxos::{ballot::ProposerId, quorum::Configuration, slot::SlotRange};
 
+mod eras;
+
 fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
 }

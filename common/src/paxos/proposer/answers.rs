@@ -34,8 +34,10 @@ impl Proposer {
             Phase::Leading(lead) => {
                 if let Some(scan) = scan {
                     let limits = &self.settings.limits;
+                    let members = self.open.iter().filter(|open| self.electorate.includes(**open));
+                    let members = members.copied().collect();
                     lead.scanned(
-                        (&self.electorate, &self.open),
+                        (&self.electorate, &members),
                         scan,
                         acceptor,
                         page,
@@ -59,12 +61,8 @@ impl Proposer {
         };
         self.heard_of(takeover.from);
         self.vain_campaigns = 0;
-        let mut lead = Lead::new(
-            ballot,
-            Arc::clone(&self.address),
-            takeover,
-            self.electorate.members(),
-        );
+        let followers: Vec<AcceptorUuid> = self.links().into_keys().collect();
+        let mut lead = Lead::new(ballot, Arc::clone(&self.address), takeover, followers);
         for (&acceptor, report) in &self.reports {
             lead.heard_trimmed(acceptor, report.answer.trimmed_to);
         }
@@ -73,12 +71,19 @@ impl Proposer {
         let timeout = self.settings.leader_timeout;
         self.arm(Timer::Heartbeat, Duration::ZERO, Duration::ZERO);
         self.arm(Timer::Check, timeout, timeout);
+        self.shut_old_streams();
+        self.leads_the_era();
     }
 
     /// Raises an acceptor to our ballot, in steps that the acceptor grants. A round too far above the acceptor's
     /// promise is refused, and another proposer may have driven the rounds up elsewhere. A promise on the way is not
     /// counted.
     pub(super) fn climb(&mut self, acceptor: AcceptorUuid, promised: Ballot) {
+        if promised.era() < self.electorate.era() {
+            // The acceptor has gone back to an earlier era, or was never brought to ours: the link installs ours.
+            self.reopen(acceptor);
+            return;
+        }
         let Some(ballot) = self.ballot().filter(|&ballot| promised < ballot) else {
             return;
         };
@@ -98,7 +103,12 @@ impl Proposer {
         self.effects.push(Effect::Prepare(acceptor, prepare, None));
     }
 
-    pub(super) fn rejected(&mut self, ballot: Ballot, promised: Ballot) {
+    pub(super) fn rejected(&mut self, acceptor: AcceptorUuid, ballot: Ballot, promised: Ballot) {
+        if promised.era() > self.electorate.era() {
+            // Nothing else of the message is used: this proposer goes on in its era until it has the later configuration.
+            self.reopen(acceptor);
+            return;
+        }
         self.highest = self.highest.max(promised);
         if self.ballot() == Some(ballot) {
             self.step_down(End::Rejected { promised });
@@ -127,10 +137,11 @@ impl Proposer {
             Phase::Standby | Phase::Campaigning(_) | Phase::Leading(_) => {}
         }
         match answer {
-            AcceptAnswer::Rejected(rejection) => self.rejected(ballot, rejection.promised),
+            AcceptAnswer::Rejected(rejection) => self.rejected(acceptor, ballot, rejection.promised),
             AcceptAnswer::Refused(refused) => {
                 // A campaign learns of the refusal from its own `Prepare`.
-                let too_far = !refused.promised.admits_jump_to(ballot);
+                let is_ours = ballot.era() == self.electorate.era();
+                let too_far = is_ours && !refused.promised.admits_jump_to(ballot);
                 if too_far && matches!(self.phase, Phase::Leading(_)) {
                     self.climb(acceptor, refused.promised);
                 }

@@ -15,6 +15,8 @@ use crate::paxos::{
     value::Value,
 };
 
+mod changes;
+
 /// Promises collected so far at one ballot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Campaign {
@@ -89,8 +91,12 @@ impl Campaign {
         }
     }
 
-    /// Takes a page. Pages after a lost page do not count; pages of a restarted stream do.
+    /// Takes a page. Pages after a lost page do not count; pages of a restarted stream do. An acceptor outside the
+    /// configuration counts nowhere.
     pub(super) fn page(&mut self, electorate: &Electorate, acceptor: AcceptorUuid, page: PromisePage) {
+        if !electorate.includes(acceptor) {
+            return;
+        }
         let promise = self.promises.entry(acceptor).or_insert_with(|| Promise {
             covered_to: self.from,
             complete: false,
@@ -145,7 +151,7 @@ impl Campaign {
             let value = self.required(electorate, slot);
             value.map_or_else(Value::noop, Clone::clone)
         };
-        Some(Takeover {
+        let mut takeover = Takeover {
             from,
             values: from.to(to).map(value).collect(),
             far: self
@@ -153,7 +159,9 @@ impl Campaign {
                 .range(to..)
                 .map(|(&slot, _)| (slot, value(slot)))
                 .collect(),
-        })
+        };
+        self.end_at_change(&mut takeover);
+        Some(takeover)
     }
 
     /// Slots reported by every acceptor, with no quorum to determine the value; `None` while a quorum still may.

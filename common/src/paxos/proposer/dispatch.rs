@@ -12,17 +12,20 @@ impl Proposer {
                 remembers,
                 others,
             } => {
-                let electorate = &self.electorate;
-                let remembers = remembers.of_members(electorate);
-                let others = others.iter().filter(|(other, _)| electorate.includes(*other));
+                // The tables of members count, and what they say of every follower: a joiner is watched before its votes
+                // count.
+                let remembers = remembers.of_those(|of| self.follows(of));
+                let others = others
+                    .iter()
+                    .filter(|(other, _)| self.electorate.includes(*other));
                 let others: Vec<_> = others
-                    .map(|(other, remembers)| (*other, remembers.of_members(electorate)))
+                    .map(|(other, remembers)| (*other, remembers.of_those(|of| self.follows(of))))
                     .collect();
                 let found = self.guard.introduce(acceptor, &runs, remembers.iter(), &others);
                 self.found_out(found);
             }
             Event::Remembered { acceptor, remembers } => {
-                let remembers = remembers.of_members(&self.electorate);
+                let remembers = remembers.of_those(|of| self.follows(of));
                 let found = self.guard.remember(acceptor, remembers.iter());
                 self.found_out(found);
             }
@@ -55,7 +58,11 @@ impl Proposer {
                 scan,
                 page,
             } => self.promised(acceptor, ballot, scan, page),
-            Event::PrepareRejected { ballot, promised } => self.rejected(ballot, promised),
+            Event::PrepareRejected {
+                acceptor,
+                ballot,
+                promised,
+            } => self.rejected(acceptor, ballot, promised),
             Event::PrepareRefused { acceptor, promised } => self.climb(acceptor, promised),
             Event::Answered {
                 acceptor,
@@ -70,6 +77,9 @@ impl Proposer {
                     lead.fetched(number, from, values, &self.settings.limits, &mut self.effects);
                 }
             }
+            Event::LaterConfiguration(configuration) => self.heard_configuration(&configuration),
+            Event::ChangeMembers(asked) => self.change_members(asked),
+            Event::SnapshotBrought(joiner) => self.snapshot_brought(joiner),
             Event::Proposed(pending) => self.proposed(pending),
             Event::Cancelled(request) => self.cancelled(request),
             Event::FillWanted(to) => {
@@ -94,7 +104,12 @@ impl Proposer {
         if std::mem::take(&mut self.is_judging) {
             self.judge();
         }
+        self.forget_leavers();
+        self.put_in_force();
+        self.advance_change();
         let reachable = self.reachable();
+        let members = self.open.iter().filter(|open| self.electorate.includes(**open));
+        let members = members.copied().collect();
         let mut is_progress = false;
         match &mut self.phase {
             Phase::Leading(lead) => {
@@ -110,7 +125,7 @@ impl Proposer {
                     &mut self.effects,
                 );
                 lead.plan_repair(
-                    (&self.electorate, &self.open),
+                    (&self.electorate, &members),
                     &reachable,
                     &self.settings.limits,
                     &mut self.effects,
@@ -129,6 +144,7 @@ impl Proposer {
         if is_progress {
             self.progressed();
         }
+        self.follow_the_change();
     }
 
     fn fired(&mut self, timer: Timer) {
@@ -155,6 +171,7 @@ impl Proposer {
             (Timer::Check, Phase::Leading(lead)) => {
                 lead.check();
                 self.arm(Timer::Check, timeout, timeout);
+                self.check_change();
             }
             (Timer::GiveUp, Phase::Campaigning(_)) => self.judge_campaign(),
             (Timer::Leaderless, Phase::Standby | Phase::Campaigning(_)) => self.give_back(),

@@ -2,11 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{inquiry::InquiryAnswer, notice::Notice, queue::Pending};
+use super::{
+    inquiry::InquiryAnswer,
+    members::{ChangeRequest, ChangeStage},
+    notice::Notice,
+    queue::Pending,
+};
 use crate::paxos::{
     ballot::Ballot,
     identity::{AcceptorUuid, CommitCounter, RunNumber},
     message::{Accept, AcceptAnswer, Prepare, PromisePage, ReportAnswer, SLOTS_AHEAD_MAX, UNANSWERED_MAX},
+    quorum::Configuration,
     slot::{Slot, Version},
     value::Value,
     witness::{Run, WentBack, Witnesses},
@@ -127,8 +133,8 @@ pub enum Event {
         /// Commit counter of the answer.
         commit_counter: CommitCounter,
     },
-    /// The link to an acceptor is open (again): the acceptor has shown its runs, `Attach` is open, and calls can be
-    /// made.
+    /// The link to an acceptor is open (again): the acceptor has shown its runs, holds the configuration of this proposer's
+    /// era, `Attach` is open, and calls can be made.
     Opened(AcceptorUuid),
     /// The link broke. `Accept` streams do not end with the link.
     Closed(AcceptorUuid),
@@ -193,6 +199,8 @@ pub enum Event {
     },
     /// A `Prepare` was rejected.
     PrepareRejected {
+        /// The rejecting acceptor.
+        acceptor: AcceptorUuid,
         /// The answered ballot.
         ballot: Ballot,
         /// The higher ballot.
@@ -233,6 +241,12 @@ pub enum Event {
     Cancelled(RequestId),
     /// A reader wants every slot below this slot chosen, because some acceptor may have voted there.
     FillWanted(Slot),
+    /// An acceptor's `Form` shows the configuration of a later era: the configuration is in force.
+    LaterConfiguration(Arc<Configuration>),
+    /// An operator asks for a change of members. The answers are [`Effect::Change`]s.
+    ChangeMembers(ChangeRequest),
+    /// The upload requested by [`Effect::BringSnapshot`] has ended, with any outcome.
+    SnapshotBrought(AcceptorUuid),
     /// A timer fired.
     Fired(Timer, u64),
     /// This process will stop: hand over.
@@ -297,8 +311,25 @@ pub enum Effect {
         to: Slot,
     },
     /// Break the link and the `Accept` streams to an acceptor, and open them again. The acceptor must show its runs
-    /// again before being counted.
+    /// again before being counted. Before [`Event::Opened`], the link asks for the acceptor's configuration (`Form`): a later
+    /// era is reported by [`Event::LaterConfiguration`]; at an earlier era, the link first installs the configuration of
+    /// [`Proposer::configuration`](super::Proposer::configuration).
     Reopen(AcceptorUuid),
+    /// The proposer works with this configuration from now on. Break every link, and open the links of
+    /// [`Proposer::links`](super::Proposer::links), each as after [`Self::Reopen`]. Nothing that arrived over an earlier link
+    /// is reported any more, except on `Accept` streams.
+    Adopted(Arc<Configuration>),
+    /// [`Proposer::links`](super::Proposer::links) has changed: open the additional links, and end the others.
+    LinksChanged,
+    /// Bring the joiner the snapshot of the source (`Snapshot`, `Keep`), and report [`Event::SnapshotBrought`].
+    BringSnapshot {
+        /// The receiver.
+        joiner: AcceptorUuid,
+        /// The member with the highest bottom.
+        source: AcceptorUuid,
+    },
+    /// News of the change of members under way, for the operator who asked.
+    Change(ChangeStage),
     /// An acceptor lost its disk or runs on an older copy: not counted while running on this disk. For operators.
     Refused(WentBack),
     /// A refused acceptor shows the right disk, and is counted again. For operators.

@@ -47,6 +47,17 @@ pub(super) fn ended_min(leader_timeout: Duration) -> Duration {
     leader_timeout / ENDED_PART
 }
 
+impl Inquiry {
+    /// Drops what is asked: an answer still under way does not count.
+    pub(super) fn forget(&mut self) {
+        *self = Self {
+            number: self.number + 1,
+            ballot: None,
+            answer: None,
+        };
+    }
+}
+
 impl Proposer {
     /// Time since the end of a stream after which the proposer of a ballot is gone. `None`: the end does not count.
     pub(super) fn ended_counts_after(&self, ballot: Ballot) -> Option<Duration> {

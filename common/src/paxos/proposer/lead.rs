@@ -15,18 +15,18 @@ use crate::paxos::{
     value::Value,
 };
 
+mod beats;
+mod change;
 mod fill;
 mod refusals;
 mod repair;
 mod trimmed;
 mod view;
+pub use change::ChangeVotes;
+use change::Ending;
 use fill::Unproven;
 use repair::Repair;
 use view::AcceptorView;
-
-/// Checks from one question for an up-to-date acceptor's watermark to the next: a question costs both processes more
-/// than a heartbeat.
-const CHECKS_PER_QUESTION: u8 = 5;
 
 /// A reign: leadership at a single ballot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,10 +56,16 @@ pub struct Lead {
     repairs: BTreeMap<AcceptorUuid, Repair>,
     /// Number of questions asked by repairs.
     asks: u64,
-    /// Checks since the last questions for watermarks, below [`CHECKS_PER_QUESTION`].
+    /// Checks since the last questions for watermarks.
     checks: u8,
     /// Where the reign began.
     from: Slot,
+    /// The change that ends the era, once proposed. Nothing is proposed above.
+    ending: Option<Ending>,
+    /// A change to propose next, once nothing is left to take over or to fill.
+    next_change: Option<Value>,
+    /// No new batches are proposed: the acceptors are to reach the leader's watermark.
+    paused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,7 +92,7 @@ impl Lead {
         ballot: Ballot,
         address: Arc<str>,
         takeover: Takeover,
-        members: &[AcceptorUuid],
+        followers: impl IntoIterator<Item = AcceptorUuid>,
     ) -> Self {
         let Takeover { from, values, far } = takeover;
         let view = AcceptorView {
@@ -107,11 +113,17 @@ impl Lead {
             voted_to: from,
             unproven: Unproven::default(),
             fill_to: from,
-            views: members.iter().map(|&member| (member, view.clone())).collect(),
+            views: followers
+                .into_iter()
+                .map(|follower| (follower, view.clone()))
+                .collect(),
             repairs: BTreeMap::new(),
             asks: 0,
             checks: 0,
             from,
+            ending: None,
+            next_change: None,
+            paused: false,
         }
     }
 
@@ -149,15 +161,16 @@ impl Lead {
         self.chosen_to > self.from
     }
 
-    /// Whether no slot is in flight and no taken-over value is owed.
+    /// Whether no slot is in flight and no taken-over value is owed. A change may be in flight: no caller waits for it, and
+    /// any later leader carries it on.
     pub(super) fn is_drained(&self) -> bool {
-        self.chosen_to == self.proposed_to() && self.takeover.is_empty()
+        self.chosen_to == self.end_of_era().min(self.proposed_to()) && self.takeover.is_empty()
     }
 
     /// Proposes waiting values, within the limits: first values demanded by the promises, then requested no-ops, then
     /// batches of new commands.
     pub(super) fn fill_window(&mut self, queue: &mut CommandQueue, limits: &Limits) {
-        loop {
+        while self.ending.is_none() {
             let in_flight = self.proposed_to().since(self.chosen_to);
             if in_flight >= limits.slots_in_flight_max || self.bytes_in_flight >= limits.bytes_in_flight_max {
                 return;
@@ -168,7 +181,9 @@ impl Lead {
                 self.propose(value, Vec::new());
             } else if self.proposed_to() < self.fill_to {
                 self.propose(Value::noop(), Vec::new());
-            } else if !queue.is_empty() && in_flight < limits.batches_in_flight_max {
+            } else if let Some(change) = self.next_change.take() {
+                self.propose(change, Vec::new());
+            } else if !queue.is_empty() && !self.paused && in_flight < limits.batches_in_flight_max {
                 let (value, requests) = queue.take_batch(limits);
                 self.propose(value, requests);
             } else {
@@ -178,6 +193,7 @@ impl Lead {
     }
 
     fn propose(&mut self, value: Value, requests: Vec<RequestId>) {
+        self.look_for_change(&value);
         let bytes = value.as_bytes().len();
         self.bytes += bytes;
         self.bytes_in_flight += bytes;
@@ -361,6 +377,9 @@ impl Lead {
             for slot in range.from.max(self.base).to(range.to.min(end)) {
                 self.slots[index(self.base, slot)].votes.add(electorate, acceptor);
             }
+            if let Some(ending) = &mut self.ending {
+                ending.count(acceptor, range);
+            }
         }
         self.advance(electorate.quorums().phase2(), effects);
         self.repair_heard(acceptor, marks.chosen_to);
@@ -372,7 +391,8 @@ impl Lead {
     }
 
     fn advance(&mut self, phase2: usize, effects: &mut Vec<Effect>) {
-        let end = self.proposed_to();
+        // No watermark of an era passes the change that ends the era.
+        let end = self.proposed_to().min(self.end_of_era());
         while self.chosen_to < end {
             let proposed = &mut self.slots[index(self.base, self.chosen_to)];
             if proposed.votes.count() < phase2 {
@@ -432,60 +452,6 @@ impl Lead {
             view.chosen_to = None;
         }
         self.repair_closed(acceptor);
-    }
-
-    /// Reports the leader and the chosen slots to acceptors without a recent message, however much is unanswered. A
-    /// heartbeat gets no answer. So an acceptor without unanswered messages gets a question for its watermark instead,
-    /// once in [`CHECKS_PER_QUESTION`] checks. The question is repeated as long as the watermark is not known to be up to
-    /// ours, or the disk has no space.
-    pub(super) fn heartbeat(&mut self, reachable: &BTreeSet<AcceptorUuid>, effects: &mut Vec<Effect>) {
-        let chosen_to = self.chosen_to;
-        for &acceptor in reachable {
-            let Some(view) = self.views.get_mut(&acceptor) else {
-                continue;
-            };
-            let is_behind = view.chosen_to.is_none_or(|own| own < chosen_to);
-            let is_asked = is_behind || view.no_space || view.unasked;
-            if view.idle && is_asked && view.unanswered.is_empty() {
-                view.unasked = false;
-                effects.push(self.accept(acceptor, Vec::new(), false));
-            } else if view.idle {
-                let beat = Accept {
-                    ballot: self.ballot,
-                    sequence: 0,
-                    chosen_to,
-                    proposals: Vec::new(),
-                    address: Arc::clone(&self.address),
-                    resign: false,
-                };
-                effects.push(Effect::Accept(acceptor, beat));
-            }
-            if let Some(view) = self.views.get_mut(&acceptor) {
-                view.idle = true;
-            }
-        }
-    }
-
-    /// Once every leader timeout: gives up repairs without progress, and finds lagging acceptors.
-    pub(super) fn check(&mut self) {
-        let are_asked = self.checks == 0;
-        self.checks = (self.checks + 1) % CHECKS_PER_QUESTION;
-        for view in self.views.values_mut() {
-            view.refusals.check();
-            view.repair_refusals.check();
-            view.unasked |= are_asked;
-            let behind = view.chosen_to.filter(|&own| own < self.chosen_to);
-            view.stuck = view.marked && behind.is_some() && behind == view.behind;
-            view.marked = false;
-            view.behind = behind;
-        }
-        self.check_repair();
-    }
-
-    pub(super) fn say_resigned(&mut self, reachable: &BTreeSet<AcceptorUuid>, effects: &mut Vec<Effect>) {
-        for &acceptor in reachable {
-            effects.push(self.accept(acceptor, Vec::new(), true));
-        }
     }
 
     /// Requests with an outcome that this leader will not learn.

@@ -41,9 +41,10 @@ impl Proposer {
     }
 
     pub(super) fn opened(&mut self, acceptor: AcceptorUuid) {
-        if !self.electorate.includes(acceptor) {
+        if !self.follows(acceptor) {
             return;
         }
+        let is_member = self.electorate.includes(acceptor);
         if !self.guard.trusts(acceptor) {
             // The next opening shows the runs again: the shown runs may date from before a restart, and the right disk
             // may be back by then.
@@ -51,18 +52,22 @@ impl Proposer {
             return;
         }
         self.open.insert(acceptor);
-        self.counted.insert(acceptor);
+        if is_member || self.votes_in_change(acceptor) {
+            self.counted.insert(acceptor);
+        }
         let was_unknown = self.known.insert(acceptor);
-        self.open_stream(acceptor);
+        if is_member || self.is_of_change(acceptor) {
+            self.open_stream(acceptor);
+        }
         match &mut self.phase {
             Phase::Standby => {}
-            Phase::Campaigning(campaign) => {
+            Phase::Campaigning(campaign) if is_member => {
                 let prepare = campaign.prepare(&self.address);
                 self.effects.push(Effect::Prepare(acceptor, prepare, None));
             }
             // Answers are lost if given while the acceptor did not count.
             Phase::Leading(lead) if was_unknown && self.streams.is_open(acceptor) => lead.reopened(acceptor),
-            Phase::Leading(_) => {}
+            Phase::Campaigning(_) | Phase::Leading(_) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, slot::Slot};
+use crate::paxos::{ballot::Ballot, era::Era, identity::AcceptorUuid, slot::Slot};
 
 /// A change with a reason for people to know. [`fmt::Display`] gives the text of a log line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +39,8 @@ pub enum Why {
         /// Time without progress.
         lasted: Duration,
     },
+    /// This proposer put a change of members in force, and goes on in the next era.
+    Changed,
 }
 
 /// An acceptor's evidence of a gone proposer.
@@ -81,6 +83,8 @@ pub enum End {
     },
     /// The runs of an acceptor contradict the tables of other acceptors, and its votes may have been counted.
     Distrusted(AcceptorUuid),
+    /// The members have changed: this era is over.
+    LaterEra(Era),
 }
 
 /// Why an acceptor is absent.
@@ -118,6 +122,7 @@ impl Notice {
         match self {
             Self::Campaign { why, .. } => match why {
                 Why::NoProgress { .. } => "no_progress",
+                Why::Changed => "changed",
                 Why::Gone(said) => {
                     let all = |is: fn(&Gone) -> bool| said.iter().all(|(_, gone)| is(gone));
                     if all(|gone| *gone == Gone::NoneKnown) {
@@ -137,6 +142,7 @@ impl Notice {
                 End::NoPromise(_) => "no_promise",
                 End::Contested { .. } => "contested",
                 End::Distrusted(_) => "distrusted",
+                End::LaterEra(_) => "later_era",
             },
             Self::StoodStill(_) => "stood_still",
         }
@@ -175,6 +181,7 @@ impl fmt::Display for Why {
                 "no progress for {} s at ballot {heard}, and a quorum answers this proposer",
                 lasted.as_secs()
             ),
+            Self::Changed => f.write_str("this proposer has put a change of members in force"),
         }
     }
 }
@@ -200,6 +207,7 @@ impl fmt::Display for End {
                 f,
                 "the runs of acceptor {acceptor} contradict the tables of other acceptors: votes may be lost"
             ),
+            Self::LaterEra(era) => write!(f, "the members have changed, and era {era} begins"),
         }
     }
 }

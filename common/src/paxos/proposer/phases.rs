@@ -7,7 +7,9 @@ use super::{
 
 impl Proposer {
     pub(super) fn campaign(&mut self, why: Why) {
-        self.counted = self.known.clone();
+        let electorate = self.electorate.clone();
+        let members = self.known.iter().filter(|known| electorate.includes(**known));
+        self.counted = members.copied().collect();
         for timer in [Timer::Election, Timer::Challenge] {
             self.disarm(timer);
         }
@@ -23,7 +25,12 @@ impl Proposer {
         let campaign = Campaign::new(ballot, self.chosen_to_heard);
         let prepare = campaign.prepare(&self.address);
         self.phase = Phase::Campaigning(campaign);
-        for acceptor in self.open.clone() {
+        for acceptor in self
+            .open
+            .clone()
+            .into_iter()
+            .filter(|&open| electorate.includes(open))
+        {
             // Streams come first, so that acceptors hear this candidate and other standbys wait.
             self.open_stream(acceptor);
             self.effects
@@ -61,6 +68,13 @@ impl Proposer {
     }
 
     pub(super) fn stand_by(&mut self) {
+        self.leave_phase();
+        self.refuse_forwarded();
+        self.change_ended();
+    }
+
+    /// Gives up the lead or the campaign.
+    pub(super) fn leave_phase(&mut self) {
         if let Phase::Leading(lead) = std::mem::take(&mut self.phase) {
             let uncertain = lead.into_unanswered();
             self.effects
@@ -78,6 +92,10 @@ impl Proposer {
         self.election = ElectionStage::Idle;
         self.challenge.disarmed();
         self.is_judging = false;
+    }
+
+    /// Turns away the commands that only a leader proposes; all commands when stopping.
+    pub(super) fn refuse_forwarded(&mut self) {
         let reason = if self.stopping {
             Reason::Stopping
         } else {

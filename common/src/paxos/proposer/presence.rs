@@ -197,6 +197,12 @@ impl Proposer {
         }
     }
 
+    /// Whether bytes of an acceptor arrive, and the acceptor hears this proposer.
+    pub(super) fn is_present(&self, acceptor: AcceptorUuid) -> bool {
+        let limit = absent_after(self.settings.leader_timeout);
+        self.presence.absent(acceptor, self.awake(), limit).is_none()
+    }
+
     /// Whether a new value would only wait: an earlier value already waits, and too few acceptors could vote.
     pub(super) fn is_blocked(&self) -> bool {
         let Phase::Leading(lead) = &self.phase else {

@@ -62,6 +62,11 @@ impl SlotVotes {
         bytes
     }
 
+    /// The highest ballot of a row; none without a row.
+    pub(super) fn highest_ballot(&self) -> Option<Ballot> {
+        self.rows.first().map(|row| row.ballot)
+    }
+
     /// Bytes of the distinct values.
     pub(super) fn bytes(&self) -> usize {
         let is_first = |&(at, row): &(usize, &ReportedRow)| {

@@ -43,7 +43,7 @@ impl Proposer {
             _ if resigned => Some(Gone::Resigned),
             Some(ended) => Some(Gone::Ended(ended)),
             None if silent < self.settings.leader_timeout => None,
-            None if ballot == Ballot::ZERO => Some(Gone::NoneKnown),
+            None if ballot.round() == 0 => Some(Gone::NoneKnown),
             None => Some(Gone::Silent(silent)),
         }
     }
@@ -61,7 +61,7 @@ impl Proposer {
         let HeardProposer { ballot, address, .. } = &self.reports.values().find(is_recent)?.answer.heard;
         // A leader at our own address was an earlier run of this very process.
         let is_another = ballot.proposer() != self.id && *address != self.address && !address.is_empty();
-        (*ballot > Ballot::ZERO && is_another).then(|| Arc::clone(address))
+        (ballot.round() > 0 && is_another).then(|| Arc::clone(address))
     }
 
     /// The members keeping commands waiting, as far as known here.
@@ -102,6 +102,19 @@ impl Proposer {
         if !self.known.contains(&acceptor) {
             return;
         }
+        if answer.heard.ballot.era() > self.electorate.era() {
+            // Nothing else of the report is used, above all not its watermark: a campaign above the change that ended the
+            // present era would miss the change.
+            self.reopen(acceptor);
+            return;
+        }
+        if !self.electorate.includes(acceptor) {
+            // The report of a joiner says nothing about the leader of this era.
+            if let Phase::Leading(lead) = &mut self.phase {
+                lead.heard_trimmed(acceptor, answer.trimmed_to);
+            }
+            return;
+        }
         self.highest = self.highest.max(answer.heard.ballot);
         self.heard_of(answer.known_to);
         // A late answer of a broken link: a campaign could not ask that acceptor for anything.
@@ -115,7 +128,11 @@ impl Proposer {
             _ = lead.heard_voted(report.answer.voted_to);
             lead.heard_trimmed(acceptor, report.answer.trimmed_to);
         }
+        let is_led = report.answer.heard.ballot.round() > 0 && !report.answer.heard.resigned;
         self.reports.insert(acceptor, report);
+        if is_led {
+            self.leads_the_era();
+        }
         self.consider();
     }
 

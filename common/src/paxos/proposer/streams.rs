@@ -19,6 +19,12 @@ pub(super) struct AcceptStreams {
 }
 
 impl AcceptStreams {
+    /// The driver ends the stream of an acceptor.
+    pub(super) fn forget(&mut self, acceptor: AcceptorUuid) {
+        self.asked.remove(&acceptor);
+        self.open.remove(&acceptor);
+    }
+
     pub(super) fn is_open(&self, acceptor: AcceptorUuid) -> bool {
         self.open.contains(&acceptor)
     }
@@ -49,8 +55,16 @@ impl Proposer {
 
     /// This proposer steps down: no acceptor hears this proposer any more.
     pub(super) fn shut_streams(&mut self, ballot: Ballot) {
+        self.shut_old_streams();
         self.streams = AcceptStreams::default();
         self.effects.push(Effect::ShutStreams(ballot));
+    }
+
+    /// The streams of this campaign are open: the streams of the reign before the change of members have no use any more.
+    pub(super) fn shut_old_streams(&mut self) {
+        if let Some(ballot) = self.old_streams.take() {
+            self.effects.push(Effect::ShutStreams(ballot));
+        }
     }
 
     /// Leaves the streams to their last message.
@@ -59,11 +73,17 @@ impl Proposer {
     }
 
     pub(super) fn stream_opened(&mut self, acceptor: AcceptorUuid, ballot: Ballot) {
-        if self.ballot() != Some(ballot) || !self.electorate.includes(acceptor) {
+        if self.ballot() != Some(ballot) || !self.follows(acceptor) {
             return;
         }
         self.streams.open.insert(acceptor);
         self.presence.opened(acceptor, self.awake());
+        let members = self.streams.open.iter();
+        if members.filter(|open| self.electorate.includes(**open)).count()
+            >= self.electorate.quorums().phase2()
+        {
+            self.shut_old_streams();
+        }
         if let Phase::Leading(lead) = &mut self.phase {
             lead.reopened(acceptor);
         }

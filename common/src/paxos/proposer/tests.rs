@@ -13,6 +13,7 @@ use crate::paxos::{
 mod calls;
 mod campaign;
 mod challenge;
+mod changes;
 mod election;
 mod guard;
 mod lead;
@@ -74,12 +75,12 @@ impl Bench {
 
     fn with(limits: Limits, (acceptors, phase1, phase2): (u128, usize, usize)) -> Self {
         let members = (1..=acceptors).map(|number| (uuid(number), Arc::from("http://a")));
-        let electorate = Configuration::new(members, phase1, phase2).unwrap().electorate();
+        let configuration = Arc::new(Configuration::new(members, phase1, phase2).unwrap());
         let settings = Settings {
             leader_timeout: TIMEOUT,
             limits,
         };
-        let core = Proposer::new(id(7), Arc::from("http://me"), electorate, settings);
+        let core = Proposer::new(id(7), Arc::from("http://me"), configuration, settings);
         let mut bench = Self {
             core,
             effects: Vec::new(),

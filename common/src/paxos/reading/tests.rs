@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::*;
 use crate::paxos::quorum::Configuration;
 
+mod eras;
+
 const FIRST_NONCE: u64 = 70;
 
 fn slot(number: u64) -> Slot {

@@ -83,6 +83,14 @@ impl Guard {
         }
     }
 
+    /// The members change: from now on a phase-1 quorum of the new members must report. All that was heard stays. Every run
+    /// counts again only after the new members were asked, because runs may have been witnessed by fewer acceptors, or by
+    /// removed ones.
+    pub fn adopt(&mut self, quorums: Quorums) {
+        self.others_needed = quorums.phase1() - 1;
+        self.witnessed.clear();
+    }
+
     /// Number of tables of other acceptors required before a new run counts.
     pub fn others_needed(&self) -> usize {
         self.others_needed

@@ -10,7 +10,7 @@ use paxos_common::paxos::{
     acceptor::{Acceptor, Group, Membership},
     ballot::Ballot,
     identity::{AcceptorUuid, RunNumber},
-    message::{AcceptAnswer, PrepareAnswer, Row, VoteRange},
+    message::{AcceptAnswer, Row, VoteRange},
     proposer::Scan,
     reading::Tail,
     slot::Slot,
@@ -19,6 +19,7 @@ use paxos_common::paxos::{
 
 use super::{
     cluster::Cluster,
+    decide::{decide, is_heartbeat},
     disk::{Disk, Snapshot},
     ledger::Broken,
     network::{Envelope, Message, Node},
@@ -31,6 +32,11 @@ use crate::bug::Bug;
 
 pub(crate) fn uuid(place: usize) -> AcceptorUuid {
     AcceptorUuid::from_u128(place as u128 + 1)
+}
+
+/// The place of an acceptor in the cluster.
+pub(crate) fn place_of(acceptor: AcceptorUuid) -> usize {
+    usize::from(acceptor.to_bytes()[15]) - 1
 }
 
 /// A group whose answers wait until the group is durable.
@@ -47,7 +53,7 @@ pub(crate) struct Open {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Answer {
+pub(crate) enum Answer {
     Message(Node, Message),
     Pages(Reading),
 }
@@ -81,10 +87,10 @@ impl Open {
 /// Unread pages of a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Reading {
-    to: Node,
-    ballot: Ballot,
-    from: Slot,
-    scan: Option<Scan>,
+    pub(super) to: Node,
+    pub(super) ballot: Ballot,
+    pub(super) from: Slot,
+    pub(super) scan: Option<Scan>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,8 +104,9 @@ pub(crate) struct AcceptorNode {
 }
 
 impl AcceptorNode {
-    pub(crate) fn blank(place: usize) -> Self {
-        let disk = Disk::new(uuid(place), Membership::Blank);
+    /// An acceptor without any history. Only where the members change, the acceptor needs a configuration.
+    pub(crate) fn new(place: usize, membership: Membership) -> Self {
+        let disk = Disk::new(uuid(place), membership);
         Self {
             core: Acceptor::recover(disk.recovered(), RunNumber::from_random(0)),
             disk,
@@ -261,6 +268,7 @@ impl AcceptorStep<'_> {
         if !kept {
             self.outputs.broken(Broken::PromisesAreKept);
         }
+        self.look_at_membership(&before);
         self.claim_watermark(self.node.disk.known_to);
         if self.cluster.scenario.readable_first {
             open.readable = true;
@@ -307,7 +315,10 @@ impl AcceptorStep<'_> {
         let disk = &self.node.disk;
         let durable = match &message {
             Message::Page(ballot, ..) => disk.promised >= *ballot,
-            Message::PrepareRejected(_, promised) => disk.promised >= *promised,
+            Message::PrepareRejected(_, promised) | Message::PrepareRefused(promised) => {
+                disk.promised >= *promised
+            }
+            Message::Formed(held) => disk.membership.configuration() == Some(held),
             Message::Answer(ballot, _, answer) => match answer {
                 AcceptAnswer::Accepted { slots, .. } => {
                     let mut slots = slots.iter().flat_map(|range| range.from.to(range.to));
@@ -322,6 +333,7 @@ impl AcceptorStep<'_> {
             | Message::Accept(_)
             | Message::Fetch(..)
             | Message::Fetched(..)
+            | Message::Form(_)
             | Message::Tail(_)
             | Message::Tailed(..)
             | Message::Votes(..)
@@ -435,58 +447,5 @@ impl AcceptorStep<'_> {
         if !rows.is_empty() {
             self.send(learner, Message::Rows(rows, known_to));
         }
-    }
-}
-
-fn is_heartbeat(message: &Message) -> bool {
-    matches!(message, Message::Accept(accept) if accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign)
-}
-
-/// Decides a request into a group.
-fn decide(
-    core: &Acceptor,
-    disk: &Disk,
-    group: &mut Group,
-    (from, message): (Node, &Message),
-    copies: bool,
-) -> Result<Answer, Broken> {
-    match message {
-        Message::Prepare(prepare, scan) => Ok(match core.prepare(group, prepare) {
-            PrepareAnswer::Promised => Answer::Pages(Reading {
-                to: from,
-                ballot: prepare.ballot,
-                from: prepare.from,
-                scan: *scan,
-            }),
-            PrepareAnswer::Rejected(rejection) => {
-                Answer::Message(from, Message::PrepareRejected(prepare.ballot, rejection.promised))
-            }
-            PrepareAnswer::Refused(_) => return Err(Broken::NoProcessHalts),
-        }),
-        Message::Accept(accept) => {
-            let below = core
-                .slots_to_read(accept)
-                .filter_map(|slot| Some((slot, disk.held(slot)?)))
-                .collect();
-            let answer = match core.accept(group, accept, &below) {
-                Ok(answer) => answer,
-                // Only copies speak at one ballot.
-                Err(violation) if copies => core.contradicted(group, accept, &violation),
-                Err(_) => return Err(Broken::NoProcessHalts),
-            };
-            Ok(Answer::Message(
-                from,
-                Message::Answer(accept.ballot, accept.sequence, answer),
-            ))
-        }
-        Message::Fetch(..)
-        | Message::Page(..)
-        | Message::PrepareRejected(..)
-        | Message::Answer(..)
-        | Message::Fetched(..)
-        | Message::Tail(_)
-        | Message::Tailed(..)
-        | Message::Votes(..)
-        | Message::Rows(..) => unreachable!("not for an acceptor: {message:?}"),
     }
 }

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::bug::Bug;
 
+mod changes;
 mod copies;
 mod trims;
 
@@ -324,6 +325,7 @@ pub fn planted() -> Vec<Case> {
         }),
     ];
     cases.extend(copies::planted());
+    cases.extend(changes::planted());
     cases.extend(trims::planted());
     cases
 }

@@ -15,7 +15,8 @@ use paxos_common::paxos::{
 use stateright::{Model, Property};
 
 use super::{
-    acceptor::{AcceptorNode, Reading, uuid},
+    acceptor::{AcceptorNode, Reading},
+    changes,
     learner::LearnerNode,
     ledger::{Broken, Ledger},
     memo::Memo,
@@ -29,6 +30,9 @@ use crate::bug::Bug;
 
 pub(crate) struct Cluster {
     pub(crate) scenario: Scenario,
+    /// The configuration of each era.
+    pub(crate) eras: Vec<Arc<Configuration>>,
+    /// Of the first era.
     pub(crate) electorate: Electorate,
     pub(crate) sights: Arc<Sights>,
     pub(crate) memory: Memory,
@@ -98,6 +102,8 @@ pub(crate) enum Action {
         learner: usize,
         acceptor: usize,
     },
+    /// The next configuration is proposed to a leader.
+    Change(usize),
 }
 
 impl fmt::Debug for Action {
@@ -127,6 +133,7 @@ impl fmt::Debug for Action {
             Self::RestartLearner(learner, stored) => {
                 write!(f, "learner {learner} restarts at {stored}")
             }
+            Self::Change(proposer) => write!(f, "proposer {proposer} is asked for a change of members"),
             Self::Keep { acceptor, to } => write!(f, "acceptor {acceptor} keeps a snapshot to {to}"),
             Self::Trim(acceptor) => write!(f, "acceptor {acceptor} trims"),
             Self::Install { learner, acceptor } => {
@@ -161,17 +168,17 @@ impl Action {
             Self::Keep { .. } => Some(Spend::Keep),
             Self::Trim(_) => Some(Spend::Trim),
             Self::Install { .. } => Some(Spend::Install),
+            Self::Change(_) => Some(Spend::Change),
         }
     }
 }
 
 impl Cluster {
     pub(crate) fn new(scenario: Scenario) -> Self {
-        let members = (0..scenario.acceptors).map(|place| (uuid(place), Arc::from("")));
-        let configuration = Configuration::new(members, scenario.phase1, scenario.phase2)
-            .expect("a scenario's quorums intersect");
+        let eras = changes::configurations(&scenario);
         Self {
-            electorate: configuration.electorate(),
+            electorate: eras[0].electorate(),
+            eras,
             sights: Arc::default(),
             memory: Memory::default(),
             scenario,
@@ -179,14 +186,19 @@ impl Cluster {
     }
 
     pub(crate) fn proposer(&self, place: usize, run: usize) -> ProposerNode {
+        self.proposer_of(place, run, 0)
+    }
+
+    /// A process that knows the configuration of an era from the start.
+    pub(crate) fn proposer_of(&self, place: usize, run: usize, era: usize) -> ProposerNode {
         let id = ProposerId::from_random(self.id_of(place, run));
-        ProposerNode::started(place, run, id, &self.electorate, &self.scenario)
+        ProposerNode::started(place, run, id, &self.eras[era], &self.scenario)
     }
 
     pub(crate) fn genesis(&self) -> State {
         State {
             acceptors: (0..self.scenario.acceptors)
-                .map(|place| Shared::new(AcceptorNode::blank(place)))
+                .map(|place| Shared::new(AcceptorNode::new(place, self.membership())))
                 .collect(),
             proposers: (0..self.scenario.proposers)
                 .map(|place| Shared::new(self.proposer(place, 0)))
@@ -196,7 +208,7 @@ impl Cluster {
                 .collect(),
             network: Network::empty(),
             ledger: Shared::new(Ledger::new(
-                self.scenario.phase2,
+                changes::voters(&self.eras),
                 self.scenario.allowance.of(Spend::Read) > 0,
                 self.scenario.copies,
             )),
@@ -265,12 +277,17 @@ impl Cluster {
         }
         for (acceptor, reporter) in state.acceptors.iter().enumerate() {
             let listens = matches!(node.core.phase(), Phase::Standby) || self.listens_while_leading();
-            if listens && reporter.core.known_to() > node.core.chosen_to() {
+            let is_news = reporter.core.known_to() > node.core.chosen_to()
+                || reporter.core.era() > node.core.configuration().era();
+            if listens && is_news {
                 actions.push(Action::Report {
                     acceptor,
                     proposer: place,
                 });
             }
+        }
+        if node.leads() && self.next_change(node).is_some() {
+            actions.push(Action::Change(place));
         }
         if node.leads() {
             let to = if self.scenario.learners == 0 {
@@ -404,6 +421,9 @@ impl Model for Cluster {
             ChosenIsCovered,
             TrimsRestOnSnapshots,
             SnapshotsAreTrue,
+            OneConfigurationPerEra,
+            NothingAboveAChange,
+            ForceRestsOnTheLog,
             NoProcessHalts
         ]
     }

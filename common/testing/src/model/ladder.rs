@@ -9,6 +9,7 @@ use super::{
     sights::Sight,
 };
 
+pub(super) mod changes;
 mod copies;
 mod trims;
 
@@ -296,6 +297,7 @@ pub fn small() -> Vec<Rung> {
     ];
     rungs.extend(trims::small());
     rungs.extend(copies::small());
+    rungs.extend(changes::small());
     rungs
 }
 
@@ -481,5 +483,6 @@ pub fn large() -> Vec<Rung> {
         })),
     ];
     rungs.extend(trims::large());
+    rungs.extend(changes::large());
     rungs
 }

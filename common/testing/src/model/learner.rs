@@ -1,6 +1,7 @@
 //! A modelled learner: the real core, the feed of values, and the contents of the disk.
 
 use paxos_common::paxos::{
+    era::Era,
     learner::Learner,
     quorum::Electorate,
     reading::{self, ReadEffect, ReadId, Reading},
@@ -9,7 +10,7 @@ use paxos_common::paxos::{
 };
 
 use super::{
-    acceptor::uuid,
+    acceptor::{place_of, uuid},
     cluster::Cluster,
     disk::Snapshot,
     ledger::Broken,
@@ -24,7 +25,7 @@ use super::{
 pub(crate) struct LearnerNode {
     pub(crate) place: usize,
     pub(crate) core: Learner,
-    reading: Reading,
+    pub(crate) reading: Reading,
     /// Number of requested reads.
     reads: u64,
     /// Generation of the armed timer for reads, until the timer fires.
@@ -32,9 +33,11 @@ pub(crate) struct LearnerNode {
     /// Exclusive end of the slots to be filled for the learner.
     pub(crate) fill_to: Slot,
     /// Above every nonce used by any run of this learner.
-    next_nonce: u64,
+    pub(crate) next_nonce: u64,
     /// The acceptor acting as the source of values. Values from other acceptors are ignored.
     pub(crate) feed: usize,
+    /// The latest configuration on the disk, adopted together with the handed-out slots.
+    pub(crate) stored: Electorate,
     /// Values handed out by all runs, in order.
     pub(crate) handed_out: Vec<Value>,
     pub(crate) scratch: LearnerScratch,
@@ -51,6 +54,7 @@ impl LearnerNode {
             fill_to: Slot::ZERO,
             next_nonce: 0,
             feed: 0,
+            stored: electorate.clone(),
             handed_out: Vec::new(),
             scratch: LearnerScratch::default(),
         }
@@ -84,10 +88,7 @@ impl LearnerStep<'_> {
         match *input {
             Input::Receive(envelope) => {
                 self.receive(envelope);
-                for (slot, value) in self.node.core.take_learned(usize::MAX) {
-                    self.hand_out(slot, value);
-                }
-                self.handle(reading::ReadEvent::Applied(self.node.core.next()));
+                self.apply();
             }
             Input::Read => {
                 let (read, next) = (ReadId(self.node.reads), ReadId(self.node.reads + 1));
@@ -115,10 +116,12 @@ impl LearnerStep<'_> {
 
     /// Starts again with every slot below `stored` applied.
     pub(crate) fn restart(&mut self, stored: Slot) {
-        self.node.core = Learner::new(self.cluster.electorate.clone(), stored);
+        let electorate = self.electorate_at(stored);
+        self.node.stored = electorate.clone();
+        self.node.core = Learner::new(electorate.clone(), stored);
         self.tamper_with_restart();
         let applied_to = self.node.core.next();
-        self.node.reading = Reading::new(self.cluster.electorate.clone(), applied_to, self.node.next_nonce);
+        self.node.reading = Reading::new(electorate, applied_to, self.node.next_nonce);
         self.node.timer = None;
         self.node.fill_to = Slot::ZERO;
     }
@@ -131,11 +134,13 @@ impl LearnerStep<'_> {
         match &envelope.message {
             Message::Votes(votes) => {
                 let votes = self.tamper_with_votes(votes);
+                let votes = self.tamper_with_eras(votes);
                 let _ = self.node.core.votes(uuid(acceptor), &votes);
             }
             Message::Rows(rows, known_to) => {
                 if self.node.feed == acceptor {
                     let rows = self.tamper_with_rows(rows);
+                    self.adopt_chosen(&rows);
                     let _ = self.node.core.rows(&rows, *known_to);
                 }
             }
@@ -152,27 +157,33 @@ impl LearnerStep<'_> {
             | Message::Prepare(..)
             | Message::Accept(_)
             | Message::Fetch(..)
+            | Message::Form(_)
+            | Message::Formed(_)
             | Message::Page(..)
             | Message::PrepareRejected(..)
+            | Message::PrepareRefused(_)
             | Message::Answer(..)
             | Message::Fetched(..) => unreachable!("not for a learner: {envelope:?}"),
         }
     }
 
     /// Hands an event to the core for reads, and carries out the effects.
-    fn handle(&mut self, event: reading::ReadEvent) {
+    pub(crate) fn handle(&mut self, event: reading::ReadEvent) {
         self.node.reading.handle(event);
+        self.carry_out_reads();
+    }
+
+    /// Carries out the effects of the core for reads.
+    pub(crate) fn carry_out_reads(&mut self) {
         for effect in self.node.reading.take_effects() {
             match effect {
                 ReadEffect::Ask { nonce, acceptors } => {
                     self.tamper_with_round(nonce);
                     self.node.next_nonce = nonce + 1;
-                    let members = self.cluster.electorate.members();
                     for acceptor in acceptors {
-                        let place = members.binary_search(&acceptor).expect("only members are asked");
                         self.outputs.send(Envelope {
                             from: Node::Learner(self.node.place),
-                            to: Node::Acceptor(place),
+                            to: Node::Acceptor(place_of(acceptor)),
                             message: Message::Tail(nonce),
                         });
                     }
@@ -191,13 +202,16 @@ impl LearnerStep<'_> {
     fn answer(&mut self, read: ReadId) {
         let applied = usize::try_from(self.node.core.next().get()).expect("few slots");
         let values = self.node.handed_out[..applied].to_vec();
+        if self.node.core.electorate().era() > Era::FIRST {
+            self.outputs.saw(Sight::ReadLater);
+        }
         if self.node.fill_to > Slot::ZERO {
             self.outputs.saw(Sight::ReadAfterLimit);
         }
         self.outputs.claim(Claim::ReadEnds(self.node.place, read, values));
     }
 
-    fn hand_out(&mut self, slot: Slot, value: Value) {
+    pub(crate) fn hand_out(&mut self, slot: Slot, value: Value) {
         self.outputs.saw(Sight::Learned);
         self.outputs.claim(Claim::Learns(slot, value.clone()));
         let place = usize::try_from(slot.get()).expect("few slots");

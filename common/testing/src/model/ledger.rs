@@ -7,10 +7,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
+    sync::Arc,
 };
 
 use paxos_common::paxos::{
     ballot::Ballot,
+    era::Era,
+    quorum::Configuration,
     reading::ReadId,
     slot::{Slot, Version},
     value::Value,
@@ -45,6 +48,12 @@ pub(crate) enum Broken {
     TrimsRestOnSnapshots,
     /// A snapshot does not hold the result of the chosen values below its end.
     SnapshotsAreTrue,
+    /// Two configurations of one era are in force, or a configuration goes back.
+    OneConfigurationPerEra,
+    /// A value is chosen in an era above the change that ended the era.
+    NothingAboveAChange,
+    /// A configuration takes force, and a slot up to its change is not covered by a phase-2 quorum of its own.
+    ForceRestsOnTheLog,
     /// A process finds the protocol broken, or a core panics.
     NoProcessHalts,
 }
@@ -65,6 +74,9 @@ impl Broken {
             Self::ChosenIsCovered => "a phase-2 quorum covers what is chosen",
             Self::TrimsRestOnSnapshots => "a trim rests on a whole snapshot on the same disk",
             Self::SnapshotsAreTrue => "a snapshot is the result of what is chosen",
+            Self::OneConfigurationPerEra => "18: one configuration of an era is in force, and none goes back",
+            Self::NothingAboveAChange => "19: nothing is chosen in an era above its change",
+            Self::ForceRestsOnTheLog => "20: what takes force has the log on a quorum of its own",
             Self::NoProcessHalts => "no process finds the protocol broken",
         }
     }
@@ -90,7 +102,10 @@ pub(crate) struct Saw {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ledger {
-    phase2: u32,
+    /// Of each era: the members, a bit for each acceptor, and the phase-2 quorum.
+    eras: Vec<(u32, u32)>,
+    /// The configuration in force of each era after the first.
+    in_force: BTreeMap<Era, Arc<Configuration>>,
     /// Several processes speak at one ballot: a (slot, ballot) may have several values. An acceptor still votes for at
     /// most one of the values.
     has_copies: bool,
@@ -104,10 +119,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(phase2: usize, has_readers: bool, has_copies: bool) -> Self {
+    pub(crate) fn new(eras: Vec<(u32, u32)>, has_readers: bool, has_copies: bool) -> Self {
         Self {
             has_copies,
-            phase2: u32::try_from(phase2).expect("few acceptors"),
+            eras,
+            in_force: BTreeMap::new(),
             proposed: BTreeMap::new(),
             votes: BTreeMap::new(),
             answered: BTreeSet::new(),
@@ -120,8 +136,53 @@ impl Ledger {
     pub(crate) fn chosen(&self, slot: Slot) -> Option<(Ballot, &Value)> {
         let mut votes = self.votes_of(slot);
         votes
-            .find(|(_, votes)| votes.by.count_ones() >= self.phase2)
+            .find(|(ballot, votes)| self.is_quorum(*ballot, votes.by))
             .map(|(ballot, votes)| (ballot, &votes.value))
+    }
+
+    /// Whether these voters are a phase-2 quorum in the configuration of the ballot's era.
+    fn is_quorum(&self, ballot: Ballot, by: u32) -> bool {
+        let era = usize::try_from(ballot.era().get()).expect("few eras");
+        let (members, phase2) = self.eras[era];
+        (by & members).count_ones() >= phase2
+    }
+
+    /// A configuration takes force.
+    pub(crate) fn takes_force(&mut self, configuration: &Arc<Configuration>) -> Result<(), Broken> {
+        let held = self.in_force.entry(configuration.era());
+        if held.or_insert_with(|| Arc::clone(configuration)) == configuration {
+            Ok(())
+        } else {
+            Err(Broken::OneConfigurationPerEra)
+        }
+    }
+
+    /// The slot of the change that begins an era, if chosen.
+    pub(crate) fn change_to(&self, configuration: &Configuration, slots: u64) -> Option<Slot> {
+        let is_it = |slot: &Slot| {
+            let change = self.chosen(*slot).and_then(|(_, value)| value.change());
+            change.is_some_and(|change| **change == *configuration)
+        };
+        Slot::ZERO.to(Slot::ZERO.plus(slots)).find(is_it)
+    }
+
+    /// Whether the lowest change that is chosen in an era has a slot chosen above, in the same era.
+    fn check_above_changes(&self, slots: impl Iterator<Item = Slot>) -> Result<(), Broken> {
+        let mut ended = None;
+        for slot in slots {
+            let mut eras = self
+                .votes_of(slot)
+                .filter(|(ballot, votes)| self.is_quorum(*ballot, votes.by));
+            if eras.any(|(ballot, _)| ended.is_some_and(|ended| ballot.era() <= ended)) {
+                return Err(Broken::NothingAboveAChange);
+            }
+            if let Some((at, value)) = self.chosen(slot)
+                && value.change().is_some_and(|change| change.era() > at.era())
+            {
+                ended = Some(at.era());
+            }
+        }
+        Ok(())
     }
 
     /// Whether this value was proposed for this slot below this ballot. A copy may take over a value of the other copy at
@@ -184,12 +245,16 @@ impl Ledger {
                 voter
             }
         };
-        if by.count_ones() < self.phase2 {
+        if !self.is_quorum(ballot, by) {
             return Ok(());
+        }
+        if self.eras.len() > 1 {
+            let slots: BTreeSet<Slot> = self.votes.keys().map(|(slot, _)| *slot).collect();
+            self.check_above_changes(slots.into_iter())?;
         }
         let mut chosen = self
             .votes_of(slot)
-            .filter(|(_, votes)| votes.by.count_ones() >= self.phase2);
+            .filter(|(ballot, votes)| self.is_quorum(*ballot, votes.by));
         if chosen.any(|(_, votes)| votes.value != *value) {
             return Err(Broken::Agreement);
         }
@@ -278,7 +343,8 @@ impl Ledger {
         read: ReadId,
         values: &[Value],
     ) -> Result<Saw, Broken> {
-        let saw: BTreeSet<u8> = values.iter().flat_map(Value::as_bytes).copied().collect();
+        let commands = values.iter().filter(|value| value.change().is_none());
+        let saw: BTreeSet<u8> = commands.flat_map(Value::as_bytes).copied().collect();
         let Some(must_see) = self.reads.remove(&(learner, read)) else {
             return Err(Broken::ReadsAreLinearizable);
         };

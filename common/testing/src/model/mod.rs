@@ -5,13 +5,16 @@
 
 pub(crate) mod acceptor;
 pub mod bugs;
+pub(crate) mod changes;
 pub mod climb;
 pub(crate) mod cluster;
+pub(crate) mod decide;
 pub(crate) mod disk;
 pub(crate) mod forming;
 pub mod ladder;
 pub(crate) mod learner;
 pub(crate) mod ledger;
+pub(crate) mod marks;
 pub(crate) mod memo;
 pub(crate) mod network;
 pub(crate) mod outputs;

@@ -11,6 +11,7 @@ use paxos_common::paxos::{
     ballot::Ballot,
     message::{Accept, AcceptAnswer, Prepare, PromisePage, Row, VoteRange},
     proposer::Scan,
+    quorum::Configuration,
     reading::Tail,
     slot::Slot,
     value::Value,
@@ -32,11 +33,17 @@ pub(crate) enum Message {
     Prepare(Prepare, Option<Scan>),
     Accept(Accept),
     Fetch(u64, Slot, Slot),
+    /// `Form`, with the installation of the proposer's configuration.
+    Form(Arc<Configuration>),
     // Acceptor to proposer.
     Page(Ballot, Option<Scan>, PromisePage),
     PrepareRejected(Ballot, Ballot),
     Answer(Ballot, u64, AcceptAnswer),
     Fetched(u64, Slot, Vec<(Slot, Value)>),
+    /// The configuration that the acceptor holds.
+    Formed(Arc<Configuration>),
+    /// A `Prepare` of a later era was refused; the acceptor's promise.
+    PrepareRefused(Ballot),
     // Learner to acceptor.
     Tail(u64),
     // Acceptor to learner.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use paxos_common::paxos::{
     ballot::Ballot,
+    quorum::Configuration,
     reading::ReadId,
     slot::{Slot, Version},
     value::Value,
@@ -37,6 +38,8 @@ pub(crate) enum Claim {
     Hold(Vec<Value>),
     /// The given values are the result of the slots below the given slot.
     Snapshot(Slot, Vec<Value>),
+    /// A configuration takes force: an acceptor has installed it.
+    InForce(Arc<Configuration>),
     Answers(Version, u8),
     Learns(Slot, Value),
     /// A read begins at this learner.

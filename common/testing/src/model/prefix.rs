@@ -14,12 +14,45 @@ use super::{
 enum Step {
     Campaign(usize),
     Heartbeat(usize),
-    Prepare { proposer: usize, acceptor: usize },
-    Promise { acceptor: usize, proposer: usize },
-    Accept { proposer: usize, acceptor: usize },
-    Vote { acceptor: usize, proposer: usize },
-    Watermark { proposer: usize, acceptor: usize },
-    Report { acceptor: usize, proposer: usize },
+    Prepare {
+        proposer: usize,
+        acceptor: usize,
+    },
+    Promise {
+        acceptor: usize,
+        proposer: usize,
+    },
+    Accept {
+        proposer: usize,
+        acceptor: usize,
+    },
+    /// An Accept of this slot alone.
+    AcceptAt {
+        proposer: usize,
+        acceptor: usize,
+        slot: u64,
+    },
+    Change(usize),
+    Form {
+        proposer: usize,
+        acceptor: usize,
+    },
+    Formed {
+        acceptor: usize,
+        proposer: usize,
+    },
+    Vote {
+        acceptor: usize,
+        proposer: usize,
+    },
+    Watermark {
+        proposer: usize,
+        acceptor: usize,
+    },
+    Report {
+        acceptor: usize,
+        proposer: usize,
+    },
     Commit(usize),
     Keep(usize),
     Trim(usize),
@@ -41,6 +74,21 @@ impl Step {
             Self::Accept { proposer, acceptor } => to_acceptor(action, proposer, acceptor).is_some_and(
                 |message| matches!(message, Message::Accept(accept) if !accept.proposals.is_empty()),
             ),
+            Self::AcceptAt {
+                proposer,
+                acceptor,
+                slot,
+            } => to_acceptor(action, proposer, acceptor).is_some_and(|message| {
+                let Message::Accept(accept) = message else {
+                    return false;
+                };
+                accept.proposals.iter().any(|(at, _)| at.get() == slot)
+            }),
+            Self::Change(proposer) => *action == Action::Change(proposer),
+            Self::Form { proposer, acceptor } => to_acceptor(action, proposer, acceptor)
+                .is_some_and(|message| matches!(message, Message::Form(_))),
+            Self::Formed { acceptor, proposer } => to_proposer(action, acceptor, proposer)
+                .is_some_and(|message| matches!(message, Message::Formed(_))),
             Self::Vote { acceptor, proposer } => to_proposer(action, acceptor, proposer)
                 .is_some_and(|message| matches!(message, Message::Answer(..))),
             Self::Watermark { proposer, acceptor } => to_acceptor(action, proposer, acceptor).is_some_and(
@@ -263,4 +311,85 @@ fn to_proposer(action: &Action, acceptor: usize, proposer: usize) -> Option<&Mes
     };
     let is_to = matches!(envelope.to, Node::Proposer { place, .. } if place == proposer);
     (is_to && envelope.from == Node::Acceptor(acceptor)).then_some(&envelope.message)
+}
+
+/// The first leader has a change proposed in slot 0, and only the last of three acceptors votes for it. Then the first two
+/// acceptors choose a command of the second leader in slot 1: the change is void. Then both leaders die.
+pub(crate) fn void_change(cluster: &Cluster, state: State) -> State {
+    let at = |proposer, acceptor, slot| {
+        let accept = Step::AcceptAt {
+            proposer,
+            acceptor,
+            slot,
+        };
+        vec![accept, Commit(acceptor)]
+    };
+    let parts = [
+        reign(0, &[1, 2]),
+        vec![Step::Change(0)],
+        at(0, 2, 0),
+        reign(1, &[0, 1]),
+        at(1, 0, 1),
+        at(1, 1, 1),
+        vec![Restart(0), Restart(1)],
+    ];
+    let mut state = play_and_lose(cluster, state, &parts);
+    let idle = Cluster::new(Scenario {
+        commands: &[0, 0],
+        ..cluster.scenario.clone()
+    });
+    state.proposers = vec![Shared::new(idle.proposer(0, 1)), Shared::new(idle.proposer(1, 1))];
+    state
+}
+
+/// Of three acceptors, the last two choose a change to the last alone in slot 0. The change takes force, and the leader of the
+/// next era has slot 0 chosen again there, and known. Then the leader dies.
+pub(crate) fn switched_to_the_last(cluster: &Cluster, state: State) -> State {
+    let form = |acceptor| Step::Form {
+        proposer: 0,
+        acceptor,
+    };
+    let formed = |acceptor| Step::Formed {
+        acceptor,
+        proposer: 0,
+    };
+    let parts = [
+        reign(0, &[1, 2]),
+        vec![Step::Change(0)],
+        accept(0, &[1, 2]),
+        count(0, &[1, 2]),
+        vec![form(2), Commit(2), formed(2)],
+        vec![
+            Prepare {
+                proposer: 0,
+                acceptor: 2,
+            },
+            Commit(2),
+            Promise {
+                acceptor: 2,
+                proposer: 0,
+            },
+        ],
+        accept(0, &[2]),
+        count(0, &[2]),
+        claim(0, &[2]),
+        vec![Restart(0)],
+    ];
+    play_and_lose(cluster, state, &parts)
+}
+
+/// A leader has a change proposed in slot 0, and the first acceptor has voted for it. The leader has not counted the vote yet.
+pub(crate) fn change_voted_once(cluster: &Cluster, state: State) -> State {
+    let vote = Step::AcceptAt {
+        proposer: 0,
+        acceptor: 0,
+        slot: 0,
+    };
+    let parts = [reign(0, &[0, 1]), vec![Step::Change(0)], vec![vote, Commit(0)]];
+    play(cluster, state, &parts)
+}
+
+/// As [`change_voted_once`]. Then the leader has counted the vote.
+pub(crate) fn change_counted_once(cluster: &Cluster, state: State) -> State {
+    play(cluster, change_voted_once(cluster, state), &[count(0, &[0])])
 }

@@ -5,20 +5,22 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use paxos_common::paxos::{
     ballot::{Ballot, ProposerId},
+    era::Era,
     identity::AcceptorUuid,
-    message::{Accept, HeardProposer, Leadership, Prepare, PromisePage, ReportAnswer},
+    message::{Accept, HeardProposer, Leadership, ReportAnswer},
     proposer::{
         Effect, Event, Limits, Pending, Phase, ProposalOutcome, Proposer, RequestId, Settings, Timer,
     },
-    quorum::Electorate,
+    quorum::Configuration,
     slot::Slot,
-    value::EncodedCommand,
+    value::{EncodedCommand, Value},
 };
 
 use super::{
-    acceptor::uuid,
+    acceptor::{place_of, uuid},
     cluster::Cluster,
     ledger::Broken,
+    marks::Marks,
     network::{Envelope, Message, Node},
     outputs::{Claim, Outputs},
     scenario::Scenario,
@@ -39,20 +41,11 @@ pub(crate) struct ProposerNode {
     /// Latest generation of each armed timer, until the timer fires.
     pub(crate) timers: BTreeMap<Timer, u64>,
     marks: Marks,
+    /// Whether the proposer led after the last step.
+    led: bool,
     /// Highest watermark in any report.
     known_to: Slot,
     pub(crate) scratch: ProposerScratch,
-}
-
-/// Marks reported by the promises of the latest campaign, kept separately from the core.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Marks {
-    ballot: Ballot,
-    /// First requested slot.
-    from: Slot,
-    /// End of each acceptor's report without a gap. Pages after a lost page do not count.
-    covered: BTreeMap<AcceptorUuid, Slot>,
-    highest: Slot,
 }
 
 impl ProposerNode {
@@ -61,7 +54,7 @@ impl ProposerNode {
         place: usize,
         run: usize,
         id: ProposerId,
-        electorate: &Electorate,
+        configuration: &Arc<Configuration>,
         scenario: &Scenario,
     ) -> Self {
         let limits = Limits {
@@ -75,8 +68,9 @@ impl ProposerNode {
             leader_timeout: LEADER_TIMEOUT,
             limits,
         };
-        let mut core = Proposer::new(id, Arc::from(format!("p{place}")), electorate.clone(), settings);
-        for &acceptor in electorate.members() {
+        let address = Arc::from(format!("p{place}"));
+        let mut core = Proposer::new(id, address, Arc::clone(configuration), settings);
+        for &acceptor in configuration.members().keys() {
             core.handle(Event::Opened(acceptor));
             core.handle(Event::Reported {
                 acceptor,
@@ -97,6 +91,7 @@ impl ProposerNode {
             run,
             timers: BTreeMap::new(),
             marks: Marks::default(),
+            led: false,
             known_to: Slot::ZERO,
             scratch: ProposerScratch::default(),
         };
@@ -191,6 +186,8 @@ pub(crate) enum Input<'a> {
         trimmed_to: Slot,
     },
     Fill(Slot),
+    /// The leader proposes a change, without copying and without a pause: safety rests on neither.
+    Change(&'a Value),
     /// No answer arrives for so long that the proposer gives way. Then all acceptors report again.
     Silence,
 }
@@ -212,7 +209,13 @@ impl ProposerStep<'_> {
                 };
                 let mut message = envelope.message.clone();
                 self.tamper_with_received(acceptor, &mut message);
-                self.handle(received(uuid(acceptor), message));
+                if let Message::Formed(held) = &message {
+                    self.shown(uuid(acceptor), held);
+                } else {
+                    let answered = self.tamper_with_votes_of_change(acceptor, &message);
+                    self.handle(received(uuid(acceptor), message));
+                    self.put_in_force_early(answered);
+                }
             }
             Input::Fire(timer) => {
                 if let Some(generation) = self.node.timers.remove(timer) {
@@ -228,10 +231,11 @@ impl ProposerStep<'_> {
             } => {
                 self.node.known_to = self.node.known_to.max(*known_to);
                 let known_to = self.tamper_with_report(*known_to, *sound_to);
+                let leadership = self.tamper_with_leadership(leadership);
                 self.handle(Event::Reported {
                     acceptor: uuid(*acceptor),
                     sent: self.node.now,
-                    answer: word(leadership.clone(), known_to, *trimmed_to),
+                    answer: word(leadership, known_to, *trimmed_to),
                 });
                 self.tamper_with_trim_report(uuid(*acceptor), *trimmed_to);
             }
@@ -250,12 +254,15 @@ impl ProposerStep<'_> {
                 }
             }
             Input::Fill(to) => self.handle(Event::FillWanted(*to)),
+            Input::Change(change) => {
+                self.node.core.propose_change((*change).clone());
+                self.go_on();
+            }
         }
     }
 
     /// Hands an event to the core, and carries out the effects.
     pub(crate) fn handle(&mut self, event: Event) {
-        let led = self.node.leads();
         if let (
             Phase::Campaigning(_),
             Event::Promised {
@@ -269,6 +276,12 @@ impl ProposerStep<'_> {
             self.node.marks.answered(*acceptor, *ballot, page);
         }
         self.node.core.handle(event);
+        self.go_on();
+    }
+
+    /// Carries out the effects of the core.
+    pub(crate) fn go_on(&mut self) {
+        let led = self.node.led;
         self.node.core.flush();
         let mut effects = self.node.core.take_effects();
         // Streams open at once, and the first message on each stream is lost: no message has to arrive in this model.
@@ -283,8 +296,12 @@ impl ProposerStep<'_> {
             self.node.core.flush();
             effects.append(&mut self.node.core.take_effects());
         }
-        if led && !self.node.leads() {
+        self.node.led = self.node.leads();
+        if led && !self.node.led {
             self.outputs.saw(Sight::SteppedDown);
+        }
+        if !led && self.node.led && self.node.core.configuration().era() > Era::FIRST {
+            self.outputs.saw(Sight::LedLater);
         }
         for effect in effects {
             self.carry_out(effect);
@@ -334,6 +351,23 @@ impl ProposerStep<'_> {
             // No proposer answers: the end of its streams counts after some time.
             | Effect::Inquire { .. }
             | Effect::Notify(_) => {}
+            Effect::Adopted(_) => {
+                let links: Vec<AcceptorUuid> = self.node.core.links().into_keys().collect();
+                for acceptor in links {
+                    self.form(acceptor);
+                }
+            }
+            // Joiners are linked from the beginning.
+            Effect::LinksChanged => {
+                let links: Vec<AcceptorUuid> = self.node.core.links().into_keys().collect();
+                for acceptor in links {
+                    if !self.node.core.counts(acceptor) {
+                        self.form(acceptor);
+                    }
+                }
+            }
+            Effect::Reopen(acceptor) if self.cluster.eras.len() > 1 => self.form(acceptor),
+            Effect::BringSnapshot { .. } | Effect::Change(_) => {}
             // In this model no live leader is heard of, no disk goes back, and no process is asked to stop.
             Effect::Forward(..)
             | Effect::Reopen(_)
@@ -357,10 +391,11 @@ impl ProposerStep<'_> {
                 ballot: accept.ballot,
                 slot: *slot,
                 value: value.clone(),
-                is_own: value
-                    .as_bytes()
-                    .first()
-                    .is_some_and(|byte| belongs_to(*byte, self.place)),
+                is_own: value.change().is_none()
+                    && value
+                        .as_bytes()
+                        .first()
+                        .is_some_and(|byte| belongs_to(*byte, self.place)),
                 may_be_new: marks.ballot == accept.ballot && *slot >= marks.highest,
                 is_repair: *slot < accept.chosen_to,
             });
@@ -368,10 +403,34 @@ impl ProposerStep<'_> {
         self.send(to, Message::Accept(accept));
     }
 
+    /// Asks an acceptor for its configuration, and installs the proposer's own.
+    fn form(&mut self, acceptor: AcceptorUuid) {
+        let configuration = Arc::clone(self.node.core.configuration());
+        self.send(acceptor, Message::Form(configuration));
+    }
+
+    /// The answer to `Form`: the link is open once both hold the same configuration.
+    fn shown(&mut self, acceptor: AcceptorUuid, held: &Arc<Configuration>) {
+        let own = self.node.core.configuration().era();
+        if held.era() > own {
+            self.handle(Event::LaterConfiguration(Arc::clone(held)));
+        } else if held.era() == own && !self.node.core.counts(acceptor) {
+            self.handle(Event::Opened(acceptor));
+            let no_leader = Leadership {
+                promised: Ballot::before(own),
+                ..no_leader()
+            };
+            self.handle(Event::Reported {
+                acceptor,
+                sent: self.node.now,
+                answer: word(no_leader, Slot::ZERO, Slot::ZERO),
+            });
+        }
+    }
+
     fn send(&mut self, to: AcceptorUuid, mut message: Message) {
         self.tamper_with_sent(&mut message);
-        let members = self.cluster.electorate.members();
-        let place = members.binary_search(&to).expect("only members are asked");
+        let place = place_of(to);
         if !self.cluster.scenario.reach[self.place].contains(&place) {
             return;
         }
@@ -396,7 +455,12 @@ fn received(acceptor: AcceptorUuid, message: Message) -> Event {
             scan,
             page,
         },
-        Message::PrepareRejected(ballot, promised) => Event::PrepareRejected { ballot, promised },
+        Message::PrepareRejected(ballot, promised) => Event::PrepareRejected {
+            acceptor,
+            ballot,
+            promised,
+        },
+        Message::PrepareRefused(promised) => Event::PrepareRefused { acceptor, promised },
         Message::Answer(ballot, sequence, answer) => Event::Answered {
             acceptor,
             ballot,
@@ -407,34 +471,11 @@ fn received(acceptor: AcceptorUuid, message: Message) -> Event {
         Message::Prepare(..)
         | Message::Accept(_)
         | Message::Fetch(..)
+        | Message::Form(_)
+        | Message::Formed(_)
         | Message::Tail(_)
         | Message::Tailed(..)
         | Message::Votes(..)
         | Message::Rows(..) => unreachable!("not for a proposer: {message:?}"),
-    }
-}
-
-impl Marks {
-    fn asked(&mut self, prepare: &Prepare) {
-        if prepare.ballot > self.ballot {
-            *self = Self {
-                ballot: prepare.ballot,
-                from: prepare.from,
-                ..Self::default()
-            };
-        }
-    }
-
-    /// Takes in a page received by a candidate.
-    fn answered(&mut self, acceptor: AcceptorUuid, ballot: Ballot, page: &PromisePage) {
-        let covered = self.covered.entry(acceptor).or_insert(self.from);
-        if ballot == self.ballot && page.from <= *covered {
-            *covered = page.next.max(*covered);
-            self.highest = self
-                .highest
-                .max(page.voted_to)
-                .max(page.known_to)
-                .max(page.trimmed_to);
-        }
     }
 }

@@ -26,15 +26,16 @@ pub(crate) enum Spend {
     Keep,
     Trim,
     Install,
+    Change,
 }
 
 /// Remaining number of steps of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Allowance([u8; Spend::Install as usize + 1]);
+pub(crate) struct Allowance([u8; Spend::Change as usize + 1]);
 
 impl Allowance {
     pub(crate) fn new(allowed: &[(Spend, u8)]) -> Self {
-        let mut left = Self([0; Spend::Install as usize + 1]);
+        let mut left = Self([0; Spend::Change as usize + 1]);
         for &(spend, count) in allowed {
             left.0[spend as usize] = count;
         }
@@ -42,7 +43,7 @@ impl Allowance {
     }
 
     pub(crate) fn unlimited() -> Self {
-        Self([u8::MAX; Spend::Install as usize + 1])
+        Self([u8::MAX; Spend::Change as usize + 1])
     }
 
     pub(crate) fn of(&self, spend: Spend) -> u8 {
@@ -52,6 +53,14 @@ impl Allowance {
     pub(crate) fn spend(&mut self, spend: Spend) {
         self.0[spend as usize] -= 1;
     }
+}
+
+/// The places of the members in one era, and the sizes of the quorums.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Members {
+    pub(crate) places: &'static [usize],
+    pub(crate) phase1: usize,
+    pub(crate) phase2: usize,
 }
 
 #[derive(Clone)]
@@ -84,6 +93,8 @@ pub struct Scenario {
     pub(crate) allowance: Allowance,
     /// The first two proposers are copies of one process: both speak at the same ballots.
     pub(crate) copies: bool,
+    /// The members and the quorums of each era, when the members change. Empty: all acceptors, permanently.
+    pub(crate) eras: &'static [Members],
     /// Produces the past of the cluster before the check begins.
     pub(crate) prefix: fn(&Cluster, State) -> State,
     /// Sights required at least once.
@@ -117,6 +128,7 @@ impl Scenario {
             late_answers: false,
             repair: false,
             copies: false,
+            eras: &[],
             allowance: Allowance::new(&[(Spend::Campaign, 2)]),
             prefix: |_, state| state,
             expected: &[],

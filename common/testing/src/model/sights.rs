@@ -75,10 +75,28 @@ pub enum Sight {
     RestoredByAnother,
     /// A proposer learned that an acceptor holds a backup, or lacks it.
     BackupTold,
+    /// A change of members was chosen.
+    ChangeChosen,
+    /// An acceptor installed the configuration of the next era.
+    Installation,
+    /// A configuration of the second change took force.
+    SecondInstallation,
+    /// A proposer began to lead in a later era.
+    LedLater,
+    /// A later leader proposed a change found in its campaign.
+    ChangeCarriedOn,
+    /// A leader proposed a no-op in place of a void change.
+    ChangeVoid,
+    /// A slot was chosen in a later era.
+    ChosenLater,
+    /// A learner adopted a later configuration.
+    LearnerAdopted,
+    /// A read was answered by a learner in a later era.
+    ReadLater,
 }
 
 /// Number of times each sight occurred, over all steps of a check.
-pub(crate) struct Sights([AtomicU64; Sight::BackupTold as usize + 1]);
+pub(crate) struct Sights([AtomicU64; Sight::ReadLater as usize + 1]);
 
 impl Default for Sights {
     fn default() -> Self {

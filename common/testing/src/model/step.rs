@@ -86,7 +86,7 @@ impl Cluster {
         let is_rejection = matches!(
             envelope.message,
             Message::PrepareRejected(..) | Message::Answer(_, _, AcceptAnswer::Rejected(_))
-        );
+        ) && self.eras.len() == 1;
         // After stepping down, a proposer campaigns again or does nothing.
         node.run != run || (is_rejection && state.left.of(Spend::Campaign) == 0)
     }
@@ -142,6 +142,10 @@ impl Cluster {
                 self.acceptor(last, *acceptor, &acceptor::Input::Keep(&snapshot))
             }
             Action::Trim(place) => self.acceptor(last, *place, &acceptor::Input::Trim),
+            Action::Change(place) => {
+                let change = self.next_change(&last.proposers[*place])?;
+                self.tell_proposer(last, *place, &proposer::Input::Change(&change))
+            }
             Action::Install { learner, acceptor } => {
                 let bottom = last.acceptors[*acceptor].disk.bottom.as_ref()?;
                 self.learner(last, *learner, &learner::Input::Install(bottom))
@@ -230,6 +234,9 @@ impl Cluster {
                 is_repair,
             } => {
                 let is_new = !state.ledger.was_proposed_below(*ballot, *slot, value);
+                if value.change().is_some() && !is_new && !may_be_new {
+                    self.sights.saw(Sight::ChangeCarriedOn);
+                }
                 if value.is_noop() {
                     self.sights.saw(Sight::Noop);
                 } else if !is_new && !is_own {
@@ -256,9 +263,11 @@ impl Cluster {
                     .ledger
                     .change(|ledger| ledger.votes(*acceptor, *ballot, *slot, value));
                 self.look_at_chosen(state, *slot);
+                self.look_at_era(state, *ballot, *slot);
                 voted
             }
             Claim::Watermark(claimed) => state.ledger.watermark(*claimed),
+            Claim::InForce(configuration) => self.judge_force(state, configuration),
             Claim::Hold(values) => state.ledger.hold(values),
             Claim::Snapshot(to, values) => state.ledger.snapshot(*to, values),
             Claim::Answers(version, command) => state

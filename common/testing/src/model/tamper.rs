@@ -23,6 +23,8 @@ use super::{
 };
 use crate::bug::Bug;
 
+mod changes;
+
 /// Memory of a tampered acceptor beside its core. Empty without a planted bug.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct AcceptorScratch {
@@ -39,6 +41,7 @@ pub(crate) struct ProposerScratch {
     /// The value of the first page, for each slot and ballot.
     first: BTreeMap<(Slot, Ballot), Value>,
     votes: BTreeSet<(Ballot, Slot, usize)>,
+    pub(super) of_change: changes::ChangeScratch,
 }
 
 /// Memory of a tampered learner beside its core.
@@ -163,6 +166,9 @@ impl AcceptorStep<'_> {
             Message::Prepare(..)
             | Message::Accept(_)
             | Message::Fetch(..)
+            | Message::Form(_)
+            | Message::Formed(_)
+            | Message::PrepareRefused(_)
             | Message::PrepareRejected(..)
             | Message::Answer(..)
             | Message::Fetched(..)
@@ -176,6 +182,7 @@ impl AcceptorStep<'_> {
 
 impl ProposerStep<'_> {
     pub(crate) fn tamper_with_received(&mut self, from: usize, message: &mut Message) {
+        self.tamper_with_page_of_change(message);
         match (message, self.node.core.phase()) {
             (Message::Answer(ballot, _, AcceptAnswer::Accepted { .. }), Phase::Leading(lead))
                 if self.cluster.has(Bug::LeaderCountsVotesOfOtherBallots) =>
@@ -264,6 +271,7 @@ impl ProposerStep<'_> {
         {
             prepare.from = prepare.from.max(self.node.scratch.heard);
         }
+        self.tamper_with_sent_change(message);
         let Message::Accept(accept) = message else { return };
         if self.cluster.has(Bug::WatermarkByHearsay) || self.cluster.has(Bug::NoCapAndALeaderLifts) {
             accept.chosen_to = accept.chosen_to.max(self.node.scratch.heard);

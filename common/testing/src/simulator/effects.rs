@@ -86,6 +86,10 @@ impl World<'_> {
                         Notice::StoodStill(_) => {}
                     }
                 }
+                Effect::Adopted(_)
+                | Effect::LinksChanged
+                | Effect::BringSnapshot { .. }
+                | Effect::Change(_) => panic!("no members change in this run"),
                 Effect::Refused(went_back) => self.refused("a proposer", went_back),
                 Effect::Readmitted(_) => {}
                 Effect::Accept(acceptor, accept) => {

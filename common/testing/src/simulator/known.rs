@@ -56,6 +56,9 @@ impl World<'_> {
             | Event::ForwardAnswered(_)
             | Event::Cancelled(_)
             | Event::FillWanted(_)
+            | Event::LaterConfiguration(_)
+            | Event::ChangeMembers(_)
+            | Event::SnapshotBrought(_)
             | Event::Fired(..)
             | Event::InquiryAnswered { .. }
             | Event::Resigned => return,

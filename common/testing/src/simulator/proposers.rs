@@ -130,7 +130,7 @@ impl World<'_> {
         process.core = Some(Proposer::new(
             id,
             Arc::from(format!("proposer {proposer}")),
-            self.electorate.clone(),
+            Arc::new(self.configuration.clone()),
             Settings {
                 leader_timeout: LEADER_TIMEOUT,
                 limits: self.knobs.limits.clone(),
@@ -223,7 +223,11 @@ impl World<'_> {
             }
             Message::PrepareRejected(ballot, promised) => {
                 self.call_ended(proposer, acceptor, ballot, None);
-                Event::PrepareRejected { ballot, promised }
+                Event::PrepareRejected {
+                    acceptor: uuid(acceptor),
+                    ballot,
+                    promised,
+                }
             }
             Message::Answer(ballot, sequence, answer) => Event::Answered {
                 acceptor: uuid(acceptor),

@@ -11,6 +11,7 @@ use crate::paxos::{
     quorum::Configuration,
 };
 
+mod changes;
 mod contested;
 
 fn slot(number: u64) -> Slot {
@@ -264,7 +265,12 @@ fn leader_proposes_the_value_of_a_far_vote_before_new_commands() {
         values: vec![value("a")],
         far: BTreeMap::from([(slot(2), value("far"))]),
     };
-    let mut lead = Lead::new(ballot(10), "http://p:1".into(), won, electorate.members());
+    let mut lead = Lead::new(
+        ballot(10),
+        "http://p:1".into(),
+        won,
+        electorate.members().iter().copied(),
+    );
     let (mut queue, limits) = (CommandQueue::new(10, 1_000), Limits::default());
     for (number, text) in [(1, "b"), (2, "d")] {
         let command = EncodedCommand::from_batch_of_one(Bytes::from_static(text.as_bytes()));

@@ -67,7 +67,8 @@ enum RepairStage {
 impl Lead {
     /// Begins a repair of every lagging acceptor not yet under repair. Continues repairs with an overdue answer.
     ///
-    /// Values go to `reachable` acceptors, calls go to `open` acceptors.
+    /// Values go to `reachable` acceptors, members first; calls go to `open` acceptors, which are members alone. So a joiner
+    /// that hangs delays no repair.
     pub(in crate::paxos::proposer) fn plan_repair(
         &mut self,
         (electorate, open): (&Electorate, &BTreeSet<AcceptorUuid>),
@@ -75,7 +76,13 @@ impl Lead {
         limits: &Limits,
         effects: &mut Vec<Effect>,
     ) {
-        for &acceptor in reachable {
+        let members = reachable
+            .iter()
+            .filter(|acceptor| electorate.includes(**acceptor));
+        let others = reachable
+            .iter()
+            .filter(|acceptor| !electorate.includes(**acceptor));
+        for &acceptor in members.chain(others) {
             let repair = self.repairs.get(&acceptor);
             let is_overdue =
                 |repair: &Repair| matches!(&repair.stage, RepairStage::Scanning(reports) if reports.overdue);

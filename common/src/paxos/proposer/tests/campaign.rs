@@ -31,6 +31,7 @@ fn never_uses_a_ballot_twice_even_for_a_second_campaign() {
     bench.promise(1, second);
     bench.promise(2, second);
     bench.tell(Event::PrepareRejected {
+        acceptor: uuid(1),
         ballot: second,
         promised: ballot(9, 1),
     });
@@ -66,6 +67,7 @@ fn rejected_candidate_waits_longer_and_exceeds_the_ballot_reported() {
     for round in [5, 10, 15] {
         let mine = bench.campaign();
         bench.tell(Event::PrepareRejected {
+            acceptor: uuid(1),
             ballot: mine,
             promised: ballot(round, 1),
         });
@@ -84,6 +86,7 @@ fn a_rejection_of_an_earlier_ballot_does_not_end_the_campaign() {
     bench.give_up();
     let second = bench.campaign();
     bench.tell(Event::PrepareRejected {
+        acceptor: uuid(1),
         ballot: first,
         promised: second,
     });

@@ -187,6 +187,7 @@ fn failed_challenges_delay_the_next_until_a_value_is_chosen() {
         let mine = bench.core.ballot().expect("it campaigns");
         round = mine.round() + 1;
         bench.tell(Event::PrepareRejected {
+            acceptor: uuid(1),
             ballot: mine,
             promised: ballot(round, 1),
         });

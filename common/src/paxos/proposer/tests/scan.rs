@@ -124,7 +124,11 @@ fn scan_waits_for_pages_until_the_next_scan_or_the_end_of_the_reign() {
     assert!(bench.core.awaits_pages(Some(second.number)));
     let ballot = bench.core.ballot().unwrap();
     let promised = ballot.next_of(ProposerId::from_random(9));
-    bench.tell(Event::PrepareRejected { ballot, promised });
+    bench.tell(Event::PrepareRejected {
+        acceptor: uuid(1),
+        ballot,
+        promised,
+    });
     assert!(!bench.core.awaits_pages(Some(second.number)));
     assert!(!bench.core.awaits_pages(None));
 }

@@ -46,7 +46,12 @@ impl Reign {
             far: Default::default(),
         };
         let limits = Limits::default();
-        let mut lead = Lead::new(ballot, "http://p:1".into(), takeover, electorate.members());
+        let mut lead = Lead::new(
+            ballot,
+            "http://p:1".into(),
+            takeover,
+            electorate.members().iter().copied(),
+        );
         lead.fill_window(&mut CommandQueue::new(1, 1), &limits);
         let mut reign = Self {
             open: electorate.members().iter().copied().collect(),

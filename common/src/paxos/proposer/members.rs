@@ -1,0 +1,439 @@
+//! Changes of members, step by step, by the leader, one at a time.
+//!
+//! | step | what happens | when it fails |
+//! | --- | --- | --- |
+//! | check | the change is of the next era, and could be decided | refused |
+//! | copy | each joiner is linked, brought a snapshot if rows are gone, and repaired | silent for 10 s: ended |
+//! | pause | joiners are near: no new batches until a phase-2 quorum of the new members is at the tip, or L | resumed; 25 tries |
+//! | decide | the change is proposed; it takes force by the three conditions of `lead/change` | a challenge is the way out |
+//! | switch | install, campaign in the next era | any proposer goes on |
+//! | done | a leader leads the next era | |
+//!
+//! Until the change is proposed, nothing has changed. From then on the old members order nothing more, so the change is proposed
+//! only when the third condition holds already: a phase-2 quorum of the new members has every slot, by rows or by a snapshot
+//! and rows. Safety rests on the conditions alone.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::{Effect, Lead, Phase, Proposer};
+use crate::paxos::{
+    era::Era,
+    identity::AcceptorUuid,
+    quorum::{Configuration, Electorate},
+    slot::Slot,
+    value::Value,
+};
+
+/// Most slots that a joiner may lack when new batches are paused for it.
+const NEAR_SLOTS: u64 = 1_024;
+
+/// Time without bytes of a joiner after which the change is given up.
+const JOINER_SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Most pauses in which no quorum of the new members reached the tip.
+const PAUSES_MAX: u32 = 25;
+
+/// An operator's request for other members.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChangeRequest {
+    /// A change to the next era.
+    pub change: Value,
+}
+
+/// News of a change of members.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ChangeStage {
+    /// Joiners are brought the log: the joiner furthest behind has `slots` of `of` slots.
+    Copying {
+        /// Slots of the joiner furthest behind.
+        slots: u64,
+        /// Slots of the leader.
+        of: u64,
+    },
+    /// The change is proposed: `accepted` of `of` needed new members have accepted it.
+    Deciding {
+        /// New members with the change.
+        accepted: usize,
+        /// A phase-2 quorum of the new members.
+        of: usize,
+    },
+    /// The change is in force, and a leader of this era is about to lead.
+    Switching(Era),
+    /// A leader leads in the era of this configuration. The last news.
+    Done(Arc<Configuration>),
+    /// Nothing has changed. The last news.
+    Refused(ChangeRefusal),
+    /// This proposer does not lead any more, and does not know whether the change takes force. The last news.
+    Unknown,
+}
+
+/// Why a change of members is not made. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum ChangeRefusal {
+    /// Only a leader changes members.
+    #[error("this proposer does not lead: ask the leader")]
+    NotLeading,
+    /// The value is no change.
+    #[error("the value is no change of members: give the configuration of the next era")]
+    NoChange,
+    /// The members have changed since the request was made.
+    #[error(
+        "the members have changed since you looked (era {present}, and the request is for era {asked}): look again"
+    )]
+    OtherEra {
+        /// The present era.
+        present: Era,
+        /// The era of the requested configuration.
+        asked: Era,
+    },
+    /// One change at a time.
+    #[error("another change is under way: wait for it")]
+    UnderWay,
+    /// The new members could never decide anything.
+    #[error(
+        "of the {members} members after the change {needed} are needed and {answering} would answer: nothing could be ordered. \
+         Replace a member that does not answer"
+    )]
+    Never {
+        /// Number of new members.
+        members: usize,
+        /// Quorum of the new members.
+        needed: usize,
+        /// New members that answer the leader, joiners included.
+        answering: usize,
+    },
+    /// A joiner gives no answer.
+    #[error(
+        "acceptor {0} does not answer the leader: give the address that the cluster's own network knows, and ask again"
+    )]
+    Silent(AcceptorUuid),
+    /// The new members never reached the tip of the log.
+    #[error(
+        "the new members did not catch up with the leader in {PAUSES_MAX} pauses: ask again when there is less load"
+    )]
+    TooSlow,
+    /// Another change was chosen.
+    #[error("another change of members has taken force: look again")]
+    Another,
+    /// The leader was deposed before it proposed the change.
+    #[error("this proposer does not lead any more, and has not proposed the change: ask again")]
+    Deposed,
+}
+
+/// The change that this proposer drives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct MemberChange {
+    value: Value,
+    pub(super) configuration: Arc<Configuration>,
+    electorate: Electorate,
+    joiners: BTreeSet<AcceptorUuid>,
+    step: ChangeStep,
+    /// Pauses so far.
+    pauses: u32,
+    /// Since when the copy runs, or the last pause has ended.
+    since: Duration,
+    /// Joiners with an upload of a snapshot under way.
+    uploads: BTreeSet<AcceptorUuid>,
+    /// The latest news.
+    said: Option<ChangeStage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum ChangeStep {
+    Copying,
+    /// No new batches until this time. `asked`: the acceptors were asked for their watermarks at the tip.
+    Pausing {
+        until: Duration,
+        asked: bool,
+    },
+    Deciding,
+    Switching,
+}
+
+impl MemberChange {
+    /// Whether every joiner lacks few slots only.
+    fn are_near(&self, lead: &Lead) -> bool {
+        let is_near = |joiner: &AcceptorUuid| {
+            let own = lead.sound_to(*joiner);
+            own.is_some_and(|own| lead.chosen_to().since(own) <= NEAR_SLOTS)
+        };
+        self.joiners.iter().all(is_near)
+    }
+
+    /// Whether everything proposed is chosen, and a phase-2 quorum of the new members holds all of it.
+    fn is_at_tip(&self, lead: &Lead) -> bool {
+        let tip = lead.chosen_to();
+        lead.is_drained()
+            && tip == lead.proposed_to()
+            && lead.count_at(&self.electorate, tip) >= self.electorate.quorums().phase2()
+    }
+
+    fn progress(&self, lead: &Lead) -> ChangeStage {
+        let of = lead.chosen_to();
+        let own = |joiner: &AcceptorUuid| lead.sound_to(*joiner).unwrap_or(Slot::ZERO).min(of);
+        let slots = self.joiners.iter().map(own).min().unwrap_or(of);
+        ChangeStage::Copying {
+            slots: slots.get(),
+            of: of.get(),
+        }
+    }
+}
+
+impl Proposer {
+    /// Whether a change may be proposed: this proposer leads, and the era has no change yet.
+    pub fn may_change(&self) -> bool {
+        matches!(&self.phase, Phase::Leading(lead) if !lead.ends_era()) && self.change.is_none()
+    }
+
+    /// Proposes a change without the steps before. For the model: safety rests on the three conditions alone, and neither on
+    /// the copy nor on the pause.
+    pub fn propose_change(&mut self, change: Value) {
+        if self.may_change()
+            && let Phase::Leading(lead) = &mut self.phase
+        {
+            lead.end_era(change);
+        }
+    }
+
+    /// The latest news of the change under way; none without a change.
+    pub fn change_stage(&self) -> Option<&ChangeStage> {
+        self.change.as_ref()?.said.as_ref()
+    }
+
+    /// An operator asks for a change: checks it, and begins to copy.
+    pub(super) fn change_members(&mut self, asked: ChangeRequest) {
+        let change = self.check_request(asked);
+        match change {
+            Ok(change) => {
+                let is_new = self.change.is_none();
+                if is_new {
+                    if let Phase::Leading(lead) = &mut self.phase {
+                        change.joiners.iter().for_each(|&joiner| lead.follow(joiner));
+                    }
+                    self.change = Some(change);
+                    self.effects.push(Effect::LinksChanged);
+                }
+                self.say_progress();
+            }
+            Err(refusal) => self.effects.push(Effect::Change(ChangeStage::Refused(refusal))),
+        }
+    }
+
+    fn check_request(&self, asked: ChangeRequest) -> Result<MemberChange, ChangeRefusal> {
+        let Phase::Leading(lead) = &self.phase else {
+            return Err(ChangeRefusal::NotLeading);
+        };
+        if self.stopping {
+            return Err(ChangeRefusal::NotLeading);
+        }
+        let configuration = asked.change.change().cloned().ok_or(ChangeRefusal::NoChange)?;
+        let (present, era) = (self.electorate.era(), configuration.era());
+        if era != present.next() || configuration.cluster_id() != self.configuration.cluster_id() {
+            return Err(ChangeRefusal::OtherEra { present, asked: era });
+        }
+        let is_same = |change: &MemberChange| change.configuration == configuration;
+        if self.change.as_ref().is_some_and(|change| !is_same(change))
+            || (self.change.is_none() && lead.ends_era())
+        {
+            return Err(ChangeRefusal::UnderWay);
+        }
+        let electorate = configuration.electorate();
+        let is_joiner = |member: &AcceptorUuid| !self.electorate.includes(*member);
+        let answers = |member: &&AcceptorUuid| is_joiner(member) || self.is_present(**member);
+        let answering = electorate.members().iter().filter(answers).count();
+        let needed = electorate.quorums().phase1().max(electorate.quorums().phase2());
+        if answering < needed {
+            let members = electorate.members().len();
+            return Err(ChangeRefusal::Never {
+                members,
+                needed,
+                answering,
+            });
+        }
+        Ok(MemberChange {
+            value: asked.change,
+            joiners: electorate.members().iter().copied().filter(is_joiner).collect(),
+            configuration,
+            electorate,
+            step: ChangeStep::Copying,
+            pauses: 0,
+            since: self.awake(),
+            uploads: BTreeSet::new(),
+            said: None,
+        })
+    }
+
+    /// Once every leader timeout: ends a copy to a silent joiner, brings snapshots, and begins or ends a pause.
+    pub(super) fn check_change(&mut self) {
+        let (now, timeout) = (self.awake(), self.settings.leader_timeout);
+        let (Some(change), Phase::Leading(lead)) = (&mut self.change, &mut self.phase) else {
+            return;
+        };
+        match change.step {
+            ChangeStep::Copying => {
+                let is_silent = |joiner: &&AcceptorUuid| {
+                    let silent = self.presence.absent(**joiner, now, JOINER_SILENCE_MAX);
+                    silent.is_some() && now.saturating_sub(change.since) >= JOINER_SILENCE_MAX
+                };
+                if let Some(&silent) = change.joiners.iter().find(is_silent) {
+                    self.refuse_change(ChangeRefusal::Silent(silent));
+                } else if change.are_near(lead) && now.saturating_sub(change.since) >= timeout {
+                    change.step = ChangeStep::Pausing {
+                        until: now + timeout,
+                        asked: false,
+                    };
+                    lead.pause(true);
+                } else {
+                    self.bring_snapshots();
+                    self.say_progress();
+                }
+            }
+            ChangeStep::Pausing { until, .. } if now >= until => {
+                lead.pause(false);
+                change.step = ChangeStep::Copying;
+                change.since = now;
+                change.pauses += 1;
+                if change.pauses >= PAUSES_MAX {
+                    self.refuse_change(ChangeRefusal::TooSlow);
+                }
+            }
+            ChangeStep::Pausing { .. } | ChangeStep::Deciding | ChangeStep::Switching => {}
+        }
+    }
+
+    /// Proposes the change once a pause has brought a quorum of the new members to the tip.
+    pub(super) fn advance_change(&mut self) {
+        let reachable = self.reachable();
+        let (Some(change), Phase::Leading(lead)) = (&mut self.change, &mut self.phase) else {
+            return;
+        };
+        let is_ready = change.are_near(lead) && change.is_at_tip(lead);
+        match change.step {
+            ChangeStep::Pausing { .. } if is_ready => {
+                lead.end_era(change.value.clone());
+                change.step = ChangeStep::Deciding;
+            }
+            ChangeStep::Pausing { until, asked: false } if lead.is_drained() => {
+                change.step = ChangeStep::Pausing { until, asked: true };
+                lead.ask_watermarks(&reachable, &mut self.effects);
+            }
+            ChangeStep::Deciding => {
+                if let Some(votes) = lead.change_votes() {
+                    let (accepted, of) = (votes.accepted, votes.needed);
+                    self.say(ChangeStage::Deciding { accepted, of });
+                }
+            }
+            ChangeStep::Copying | ChangeStep::Pausing { .. } | ChangeStep::Switching => {}
+        }
+    }
+
+    /// Follows the members of a change that was just proposed, or found by the campaign.
+    pub(super) fn follow_the_change(&mut self) {
+        let Phase::Leading(lead) = &mut self.phase else {
+            return;
+        };
+        let Some(configuration) = lead.take_new_change() else {
+            return;
+        };
+        for &acceptor in configuration.members().keys() {
+            if self.open.contains(&acceptor) {
+                self.counted.insert(acceptor);
+                self.open_stream(acceptor);
+            }
+        }
+        self.effects.push(Effect::LinksChanged);
+    }
+
+    /// Has each joiner brought a snapshot whose next row is gone from every member.
+    fn bring_snapshots(&mut self) {
+        let (Some(change), Phase::Leading(lead)) = (&mut self.change, &self.phase) else {
+            return;
+        };
+        let sources = || self.open.iter().filter(|open| self.electorate.includes(**open));
+        for &joiner in &change.joiners {
+            if let Some(source) = lead.snapshot_source(joiner, sources())
+                && change.uploads.insert(joiner)
+            {
+                self.effects.push(Effect::BringSnapshot { joiner, source });
+            }
+        }
+    }
+
+    pub(super) fn snapshot_brought(&mut self, joiner: AcceptorUuid) {
+        if let Some(change) = &mut self.change {
+            change.uploads.remove(&joiner);
+        }
+    }
+
+    /// A later configuration was adopted.
+    pub(super) fn change_adopted(&mut self) {
+        let Some(change) = &mut self.change else { return };
+        if change.configuration.same_cluster(&self.configuration) {
+            change.step = ChangeStep::Switching;
+            self.say(ChangeStage::Switching(self.configuration.era()));
+        } else if change.step == ChangeStep::Switching
+            || self.configuration.era() > change.configuration.era()
+        {
+            self.end_change(ChangeStage::Unknown);
+        } else {
+            self.end_change(ChangeStage::Refused(ChangeRefusal::Another));
+        }
+    }
+
+    /// A leader leads in the present era: this proposer, or one that acceptors hear.
+    pub(super) fn leads_the_era(&mut self) {
+        let is_switching = |change: &MemberChange| change.step == ChangeStep::Switching;
+        if self.change.as_ref().is_some_and(is_switching) {
+            self.end_change(ChangeStage::Done(Arc::clone(&self.configuration)));
+        }
+    }
+
+    /// This proposer does not lead any more.
+    pub(super) fn change_ended(&mut self) {
+        match self.change.as_ref().map(|change| change.step) {
+            Some(ChangeStep::Copying | ChangeStep::Pausing { .. }) => {
+                self.refuse_change(ChangeRefusal::Deposed);
+            }
+            Some(ChangeStep::Deciding) => self.end_change(ChangeStage::Unknown),
+            Some(ChangeStep::Switching) | None => {}
+        }
+    }
+
+    fn refuse_change(&mut self, refusal: ChangeRefusal) {
+        if let Phase::Leading(lead) = &mut self.phase {
+            lead.pause(false);
+        }
+        self.end_change(ChangeStage::Refused(refusal));
+    }
+
+    /// Gives the change up, or finishes it. Joiners of a change that was not made are followed no more.
+    fn end_change(&mut self, last: ChangeStage) {
+        self.say(last);
+        let Some(change) = self.change.take() else { return };
+        for joiner in change.joiners {
+            if !self.follows(joiner) {
+                self.unfollow(joiner);
+            }
+        }
+        self.effects.push(Effect::LinksChanged);
+    }
+
+    fn say_progress(&mut self) {
+        if let (Some(change), Phase::Leading(lead)) = (&self.change, &self.phase) {
+            let progress = match change.step {
+                ChangeStep::Copying => change.progress(lead),
+                ChangeStep::Pausing { .. } | ChangeStep::Deciding | ChangeStep::Switching => return,
+            };
+            self.say(progress);
+        }
+    }
+
+    fn say(&mut self, stage: ChangeStage) {
+        if let Some(change) = &mut self.change
+            && change.said.as_ref() != Some(&stage)
+        {
+            change.said = Some(stage.clone());
+            self.effects.push(Effect::Change(stage));
+        }
+    }
+}
