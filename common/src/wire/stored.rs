@@ -291,8 +291,9 @@ mod tests {
         // An unknown field of the configuration.
         let mut longer = vec![CHANGE_KEY, made[1] & 0x7f | 0x80, made[2]];
         let length = made.len() - 3 + 2;
-        longer[1] = (length & 0x7f) as u8 | 0x80;
-        longer[2] = (length >> 7) as u8;
+        let [low, high] = u16::try_from(length).unwrap().to_le_bytes();
+        longer[1] = low & 0x7f | 0x80;
+        longer[2] = high << 1 | low >> 7;
         longer.extend_from_slice(&made[3..]);
         longer.extend_from_slice(&[0x7a, 0x00]);
         for bytes in [beside, field, first.encode_to_vec(), longer, vec![CHANGE_KEY, 0]] {

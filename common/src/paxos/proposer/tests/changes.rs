@@ -439,9 +439,7 @@ fn change_that_could_never_be_decided_is_refused() {
     let mut bench = Bench::new();
     let configuration = next(&bench, &[1, 2, 4], 2, 2);
     let change = change_to(&configuration);
-    bench.tell(Event::ChangeMembers(ChangeRequest {
-        change: change.clone(),
-    }));
+    bench.tell(Event::ChangeMembers(ChangeRequest { change }));
     assert_eq!(bench.stages(), [ChangeStage::Refused(ChangeRefusal::NotLeading)]);
     let ballot = bench.lead();
     bench.tell(Event::ChangeMembers(ChangeRequest { change: value("a") }));
