@@ -389,6 +389,36 @@ pub(crate) fn change_voted_once(cluster: &Cluster, state: State) -> State {
     play(cluster, state, &parts)
 }
 
+/// One of two acceptors chooses a change to the other in slot 0, and the change takes force. Then the leader dies, and the next
+/// processes know of the change.
+pub(crate) fn switched(cluster: &Cluster, state: State) -> State {
+    let idle = Cluster::new(Scenario {
+        commands: &[0, 0],
+        ..cluster.scenario.clone()
+    });
+    let mut state = state;
+    state.proposers = vec![Shared::new(idle.proposer(0, 1)), Shared::new(idle.proposer(1, 1))];
+    let form = Step::Form {
+        proposer: 0,
+        acceptor: 1,
+    };
+    let formed = Step::Formed {
+        acceptor: 1,
+        proposer: 0,
+    };
+    let parts = [
+        reign(0, &[0]),
+        vec![Step::Change(0), form, formed],
+        accept(0, &[0, 1]),
+        count(0, &[0, 1]),
+        vec![form, Commit(1), Restart(0)],
+    ];
+    let mut state = play_and_lose(&idle, state, &parts);
+    let node = |place| Shared::new(cluster.proposer_of(place, 2, 1));
+    state.proposers = vec![node(0), node(1)];
+    state
+}
+
 /// As [`change_voted_once`]. Then the leader has counted the vote.
 pub(crate) fn change_counted_once(cluster: &Cluster, state: State) -> State {
     play(cluster, change_voted_once(cluster, state), &[count(0, &[0])])

@@ -8,10 +8,10 @@ use super::Bug::*;
 use crate::model::{
     climb::Case,
     ladder::changes::{ONE_BY_ONE, THREE_TO_OTHERS, THREE_TO_TWO, TWO_TO_ONE, changing, members},
-    prefix::{change_counted_once, change_voted_once, switched_to_the_last, void_change},
+    prefix::{change_counted_once, change_voted_once, switched, switched_to_the_last, void_change},
     scenario::{
         Allowance, Members, Scenario,
-        Spend::{Campaign, Change, Heartbeat, Report, Silence},
+        Spend::{Campaign, Change, Heartbeat, Read, Report, RestartLearner, Silence},
     },
 };
 
@@ -28,6 +28,12 @@ pub(super) fn planted() -> Vec<Case> {
         })
     };
     let one_by_one = || changing("", 2, ONE_BY_ONE);
+    let read = || Scenario {
+        learners: 1,
+        prefix: switched,
+        allowance: allow(&[(Campaign, 1), (Read, 1)]),
+        ..one_by_one()
+    };
     vec![
         plant(
             ForceBeforeTheCopy,
@@ -117,6 +123,33 @@ pub(super) fn planted() -> Vec<Case> {
                 reach: &[&[0, 1], &[0, 1]],
                 commands: &[0, 1],
                 allowance: allow(&[(Campaign, 2), (Change, 1)]),
+                ..one_by_one()
+            },
+        ),
+        plant(
+            ReadKeepsItsBound,
+            "a read that keeps its bound across eras",
+            read(),
+        ),
+        plant(
+            ReadKeepsItsRound,
+            "a read that keeps its round across eras",
+            read(),
+        ),
+        plant(
+            LearnerForgetsItsEra,
+            "a learner that forgets its era at a restart",
+            Scenario {
+                allowance: allow(&[(Campaign, 1), (Read, 1), (RestartLearner, 1)]),
+                ..read()
+            },
+        ),
+        plant(
+            LearnerAdoptsChosen,
+            "a learner that adopts what is chosen and not applied",
+            Scenario {
+                learners: 1,
+                allowance: allow(&[(Campaign, 1), (Change, 1), (Read, 1)]),
                 ..one_by_one()
             },
         ),
