@@ -303,6 +303,9 @@ impl Proposer {
 
     /// Proposes the change once a pause has brought a quorum of the new members to the tip.
     pub(super) fn advance_change(&mut self) {
+        if self.change.is_none() {
+            return;
+        }
         let reachable = self.reachable();
         let (Some(change), Phase::Leading(lead)) = (&mut self.change, &mut self.phase) else {
             return;
