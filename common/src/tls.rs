@@ -40,7 +40,7 @@ pub(crate) mod testing;
 mod verifier;
 
 use certificate::{date, next_expiry, now};
-use files::{FileContents, TlsIdentity};
+use files::{FileContents, TlsIdentity, certificates};
 use reload::Reloading;
 
 pub use caller::Caller;
@@ -60,6 +60,26 @@ pub struct TlsSettings {
     pub files: TlsFiles,
     /// The domain of the cluster.
     pub domain: Domain,
+}
+
+impl TlsSettings {
+    /// Checks that the files are usable for `role`, and that the CA file proves the certificate.
+    ///
+    /// # Errors
+    /// As of [`Tls::load`], or the certificate is from another CA.
+    pub fn check(&self, role: RoleName) -> Result<(), TlsError> {
+        let Self { files, domain } = self;
+        let contents = FileContents::read(files)?;
+        let identity = TlsIdentity::of(&contents, files, domain, OwnRole::Exactly(role))?;
+        let chain = certificates(&contents.cert, &files.cert)?;
+        identity
+            .verify(&chain, &OtherSide::Caller)
+            .map_err(|error| TlsError::Malformed {
+                file: files.cert.clone(),
+                what: "certificate of the CA",
+                reason: error.to_string(),
+            })
+    }
 }
 
 /// The TLS identity of a process, always the latest. Cheap to clone; clones share the identity.

@@ -80,3 +80,19 @@ pub enum TlsError {
     #[error("TLS needs three files: give --tls-cert, --tls-key and --tls-ca, or none of these flags")]
     Incomplete,
 }
+
+impl TlsError {
+    /// Whether the same files can become usable: a date or the clock is the trouble.
+    pub(super) fn is_of_the_clock(&self) -> bool {
+        match self {
+            Self::Expired { .. } | Self::NotYetValid { .. } => true,
+            Self::Unreadable { .. }
+            | Self::TooLarge { .. }
+            | Self::OpenKey { .. }
+            | Self::Malformed { .. }
+            | Self::NotAPair { .. }
+            | Self::WrongName { .. }
+            | Self::Incomplete => false,
+        }
+    }
+}

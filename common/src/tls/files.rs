@@ -1,6 +1,7 @@
 //! The files of a TLS identity: read, checked, and made into the configurations of both sides of connections.
 
 use std::{
+    fmt,
     fs::File,
     io::Read as _,
     os::unix::fs::MetadataExt as _,
@@ -63,11 +64,18 @@ impl TlsFiles {
 }
 
 /// The bytes of the three files at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct FileContents {
-    cert: Vec<u8>,
+    pub(super) cert: Vec<u8>,
     key: Vec<u8>,
     ca: Vec<u8>,
+}
+
+/// Without the private key.
+impl fmt::Debug for FileContents {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("FileContents").finish_non_exhaustive()
+    }
 }
 
 impl FileContents {
@@ -195,7 +203,7 @@ impl TlsIdentity {
 }
 
 /// The certificates of a PEM file, at least one.
-fn certificates(bytes: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(bytes: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let malformed = |reason: String| TlsError::Malformed {
         file: file.to_owned(),
         what: "certificate",

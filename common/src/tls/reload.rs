@@ -30,9 +30,11 @@ enum Age {
 /// What the reload has reported already.
 #[derive(Debug)]
 pub(super) struct Reloading {
-    /// The contents of the last attempt, usable or not.
-    tried: Option<FileContents>,
-    /// The text of the last failure; `None`: the last attempt succeeded.
+    /// The contents in use.
+    taken: FileContents,
+    /// The contents of the last attempt, when no later attempt can take these contents.
+    unusable: Option<FileContents>,
+    /// The text of the last failure; `None`: the files in use are the current files.
     failure: Option<String>,
     age: Age,
 }
@@ -40,7 +42,8 @@ pub(super) struct Reloading {
 impl Reloading {
     pub(super) fn new(contents: FileContents) -> Self {
         Self {
-            tried: Some(contents),
+            taken: contents,
+            unusable: None,
             failure: None,
             age: Age::Fresh,
         }
@@ -48,19 +51,7 @@ impl Reloading {
 
     /// Compares the files once. `read` reads the files.
     pub(super) fn look(&mut self, tls: &Tls, read: impl Fn() -> Result<FileContents, TlsError>) {
-        let loaded = read().and_then(|contents| {
-            if self.tried.as_ref() == Some(&contents) {
-                return Ok(None);
-            }
-            // A second read shows whether the files are being replaced just now. The next look reads them again.
-            if read()? != contents {
-                return Ok(None);
-            }
-            self.tried = Some(contents.clone());
-            let (files, domain, own) = tls.settings();
-            TlsIdentity::of(&contents, files, domain, own).map(Some)
-        });
-        match loaded {
+        match self.load(tls, read) {
             Ok(None) => {}
             Ok(Some(identity)) => {
                 tracing::info!(
@@ -74,6 +65,38 @@ impl Reloading {
             Err(error) => self.failed(&error.to_string()),
         }
         self.report_age(tls);
+    }
+
+    /// The identity in new files; `None`: there are no new files, or they are being replaced.
+    fn load(
+        &mut self,
+        tls: &Tls,
+        read: impl Fn() -> Result<FileContents, TlsError>,
+    ) -> Result<Option<TlsIdentity>, TlsError> {
+        let contents = read()?;
+        if self.taken == contents {
+            (self.unusable, self.failure) = (None, None);
+            return Ok(None);
+        }
+        if self.unusable.as_ref() == Some(&contents) {
+            return Ok(None);
+        }
+        // A second read shows whether the files are being replaced just now. The next look reads them again.
+        if read()? != contents {
+            return Ok(None);
+        }
+        let (files, domain, own) = tls.settings();
+        match TlsIdentity::of(&contents, files, domain, own) {
+            Ok(identity) => {
+                (self.taken, self.unusable) = (contents, None);
+                Ok(Some(identity))
+            }
+            Err(error) => {
+                // Time may make the same contents usable: each look tries these again.
+                self.unusable = (!error.is_of_the_clock()).then_some(contents);
+                Err(error)
+            }
+        }
     }
 
     /// Warns once of each trouble.
@@ -125,5 +148,35 @@ pub(super) async fn keep(tls: WeakTls, mut reloading: Reloading) {
         let Ok(again) = looked.await else { return };
         reloading = again;
         sleep(INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use tempfile::TempDir;
+
+    use crate::tls::{
+        RoleName,
+        testing::{TestCa, load},
+    };
+
+    #[test]
+    fn trouble_that_ended_is_reported_again() {
+        let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
+        let files = ca.issue(dir.path(), &["acceptor.paxos.internal"], 3_600);
+        let acceptor = load(&files, RoleName::Acceptor);
+        let mut reloading = Reloading::new(FileContents::read(&files).unwrap());
+        let key = std::fs::read(&files.key).unwrap();
+        std::fs::write(&files.key, "no key").unwrap();
+        reloading.look(&acceptor, || FileContents::read(&files));
+        assert!(reloading.failure.is_some());
+        // The same files are not reported again, and the trouble lasts.
+        reloading.look(&acceptor, || FileContents::read(&files));
+        assert!(reloading.failure.is_some() && reloading.unusable.is_some());
+        std::fs::write(&files.key, key).unwrap();
+        reloading.look(&acceptor, || FileContents::read(&files));
+        assert!(reloading.failure.is_none() && reloading.unusable.is_none());
     }
 }

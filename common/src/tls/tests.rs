@@ -307,6 +307,62 @@ fn files_that_are_replaced_just_now_are_read_again_later() {
 }
 
 #[test]
+fn certificate_of_the_future_is_taken_when_its_time_comes() {
+    let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
+    let files = ca.issue(dir.path(), &[ACCEPTOR], HOUR);
+    let acceptor = load(&files, RoleName::Acceptor);
+    let mut reloading = acceptor.0.reloading.lock().unwrap().take().unwrap();
+    let before = acceptor.current().validity;
+    ca.issue_with(dir.path(), &[ACCEPTOR], 2 * HOUR, |params| {
+        params.not_before += time::Duration::hours(1) + time::Duration::seconds(5);
+    });
+    reloading.look(&acceptor, || FileContents::read(&files));
+    assert_eq!(acceptor.current().validity, before, "not valid yet");
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while acceptor.current().validity == before {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the certificate is never taken"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+        reloading.look(&acceptor, || FileContents::read(&files));
+    }
+}
+
+#[test]
+fn debug_output_has_no_private_key() {
+    let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
+    let files = ca.issue(dir.path(), &[ACCEPTOR], HOUR);
+    let contents = FileContents::read(&files).unwrap();
+    let bytes = format!("{:?}", fs::read(&files.key).unwrap());
+    let acceptor = load(&files, RoleName::Acceptor);
+    for shown in [format!("{contents:?}"), format!("{acceptor:?}")] {
+        assert!(!shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
+    }
+}
+
+#[test]
+fn files_of_another_pair_or_ca_fail_the_check() {
+    let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
+    let files = ca.issue(dir.path(), &[ACCEPTOR], HOUR);
+    let settings = TlsSettings {
+        files: files.clone(),
+        domain: Domain::default(),
+    };
+    settings.check(RoleName::Acceptor).unwrap();
+    assert!(settings.check(RoleName::Learner).is_err());
+    let other = TestCa::new().issue(&dir.path().join("other"), &[ACCEPTOR], HOUR);
+    fs::copy(&other.ca, &files.ca).unwrap();
+    let error = settings.check(RoleName::Acceptor).unwrap_err().to_string();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    fs::copy(&other.key, &files.key).unwrap();
+    assert!(matches!(
+        settings.check(RoleName::Acceptor),
+        Err(TlsError::NotAPair { .. })
+    ));
+}
+
+#[test]
 fn summary_of_a_certificate_has_its_names_and_dates() {
     let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
     let files = ca.issue(dir.path(), &[ACCEPTOR, "*.host.example"], HOUR);
