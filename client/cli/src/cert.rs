@@ -10,7 +10,7 @@ use std::{
 use clap::value_parser;
 use paxos_common::{
     service::failure::Failure,
-    tls::{CertificateSummary, DOMAIN_DEFAULT, Domain, RoleName},
+    tls::{CertificateSummary, DOMAIN_DEFAULT, Domain, RoleName, TlsFiles, TlsSettings},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = DAYS_DEFAULT, value_parser = value_parser!(u32).range(1..=825))]
     days: u32,
 
-    /// Further host names or IP addresses, for clients that check the host: once for each name
+    /// Further host names or IP addresses of servers, for clients that check the host: once for each name
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
 }
@@ -64,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Makes or renews the files below `out`; returns what was done, a line for each file.
 pub(crate) fn make(out: &Path, domain: &Domain, days: u32, hosts: &[String]) -> Result<String, Failure> {
+    check_hosts(domain, hosts)?;
     create_dir(out)?;
     let ca = Ca::open(out)?;
     let mut lines = String::new();
@@ -73,7 +74,9 @@ pub(crate) fn make(out: &Path, domain: &Domain, days: u32, hosts: &[String]) -> 
     for role in RoleName::ALL {
         let dir = out.join(role.as_str());
         let mut names = vec![domain.name_of(role)];
-        names.extend(hosts.iter().cloned());
+        if RoleName::SERVERS.contains(&role) {
+            names.extend(hosts.iter().cloned());
+        }
         let cert = dir.join("cert.pem");
         let shown = cert.display();
         let before = fs::read(&cert)
@@ -81,7 +84,7 @@ pub(crate) fn make(out: &Path, domain: &Domain, days: u32, hosts: &[String]) -> 
             .and_then(|pem| CertificateSummary::of_pem(&pem));
         if let Some(before) = &before
             && is_good(before, &names)
-            && !ca.is_new
+            && is_whole(&dir, domain, role, &ca)
         {
             lines += &format!("kept     {shown}, valid until {}\n", before.valid_until);
             continue;
@@ -98,6 +101,34 @@ pub(crate) fn make(out: &Path, domain: &Domain, days: u32, hosts: &[String]) -> 
         lines += &format!("{verb} {shown}, valid until {until}\n");
     }
     Ok(lines)
+}
+
+/// Refuses host names that prove a role: with such a name, each holder of a certificate has the rights of the role.
+fn check_hosts(domain: &Domain, hosts: &[String]) -> Result<(), Failure> {
+    for host in hosts {
+        let (roles, _) = domain.roles_of([host.as_str()]);
+        let name = host.to_ascii_lowercase();
+        let parent = name.strip_prefix("*.");
+        if !roles.is_empty() || parent.is_some_and(|parent| domain.as_str() == parent) {
+            return Err(Failure::usage(format!(
+                "--host {host} would give the rights of a role to other certificates: give the name of a host, without a \
+                 wildcard, that is no role of {domain}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the three files of a role fit together, and are of this CA.
+fn is_whole(dir: &Path, domain: &Domain, role: RoleName, ca: &Ca) -> bool {
+    let files = TlsFiles {
+        cert: dir.join("cert.pem"),
+        key: dir.join("key.pem"),
+        ca: dir.join("ca.pem"),
+    };
+    let is_of_ca = fs::read(&files.ca).is_ok_and(|pem| pem == ca.pem.as_bytes());
+    let domain = domain.clone();
+    is_of_ca && TlsSettings { files, domain }.check(role).is_ok()
 }
 
 /// Whether a certificate need not be renewed.
@@ -238,4 +269,48 @@ fn write_file(file: &Path, text: &str, mode: u32) -> Result<(), Failure> {
 
 fn failed(step: &str, file: &Path, error: &io::Error) -> Failure {
     Failure::storage(anyhow::anyhow!("{step} {}: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use tempfile::TempDir;
+
+    #[test]
+    fn hosts_are_names_of_servers_and_no_roles() {
+        let (dir, domain) = (TempDir::new().unwrap(), Domain::default());
+        let make = |host: &str| make(dir.path(), &domain, 90, &[host.to_owned()]);
+        for host in [
+            "acceptor.paxos.internal",
+            "Operator.Paxos.Internal",
+            "billing.client.paxos.internal",
+            "*.paxos.internal",
+        ] {
+            let failure = make(host).unwrap_err();
+            assert!(format!("{failure:?}").contains(host), "{failure:?}");
+        }
+        make("host.example").unwrap();
+        for role in RoleName::ALL {
+            let pem = fs::read(dir.path().join(role.as_str()).join("cert.pem")).unwrap();
+            let names = CertificateSummary::of_pem(&pem).unwrap().names;
+            let is_server = RoleName::SERVERS.contains(&role);
+            assert_eq!(names.contains(&"host.example".to_owned()), is_server, "{role}");
+        }
+    }
+
+    #[test]
+    fn incomplete_or_foreign_files_are_made_again() {
+        let (dir, domain) = (TempDir::new().unwrap(), Domain::default());
+        let renewed = || {
+            let lines = make(dir.path(), &domain, 90, &[]).unwrap();
+            lines.lines().filter(|line| !line.starts_with("kept")).count()
+        };
+        assert_eq!((renewed(), renewed()), (6, 0));
+        let file = |role: &str, name: &str| dir.path().join(role).join(name);
+        fs::remove_file(file("acceptor", "key.pem")).unwrap();
+        fs::remove_file(file("learner", "ca.pem")).unwrap();
+        fs::copy(file("operator", "key.pem"), file("client", "key.pem")).unwrap();
+        assert_eq!((renewed(), renewed()), (3, 0));
+    }
 }
