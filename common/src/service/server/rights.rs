@@ -1,7 +1,8 @@
 //! Who may call what: the roles that may call each method, on connections with TLS.
 //!
-//! A method that is not in the table is refused. Three rights depend on the content of a message, and the services
-//! check these: a step of `Form`, the role of an `Attach` report, and the mark `forwarded` of a command.
+//! A method that is not in the table is refused. `Watch` of `grpc.health.v1` is not in the table: with TLS, probes call
+//! `Check`. Some rights depend on the content of a message, and the services check these: a step of `Form`, the role of
+//! an `Attach` report, and the mark `forwarded` of a command.
 
 use std::{
     convert::Infallible,
@@ -93,6 +94,8 @@ pub struct Rights(Option<RoleSet>);
 impl Rights {
     /// The rights of a caller without TLS: all.
     pub const ALL: Self = Self(None);
+    /// No rights.
+    const NONE: Self = Self(Some(RoleSet::NONE));
 
     /// Checks the right to send a part of a message: `what` names the part, as in `a step of Form`.
     ///
@@ -107,9 +110,9 @@ impl Rights {
     }
 }
 
-/// The rights of the caller of a request.
+/// The rights of the caller of a request, as stored before the services; none when nothing is stored.
 pub fn rights(extensions: &Extensions) -> Rights {
-    Rights(extensions.get::<Arc<Caller>>().map(|caller| caller.roles))
+    extensions.get::<Rights>().copied().unwrap_or(Rights::NONE)
 }
 
 /// The refusal of a call: says who may call, and what the certificate says.
@@ -182,9 +185,10 @@ impl<S> Authorized<S> {
         }
     }
 
-    /// Why the call is refused, if so. Stores the caller for the services.
+    /// Why the call is refused, if so. Stores the caller and its rights for the services.
     fn refuse(&self, request: &mut http::Request<Body>) -> Option<Status> {
         if !self.is_secure {
+            request.extensions_mut().insert(Rights::ALL);
             return None;
         }
         let connection = request.extensions().get::<CallerConnection>();
@@ -199,6 +203,7 @@ impl<S> Authorized<S> {
             let method = path.strip_prefix("/paxos.v1.").unwrap_or(path);
             return Some(denied(method, allowed, caller.roles));
         }
+        request.extensions_mut().insert(Rights(Some(caller.roles)));
         request.extensions_mut().insert(caller);
         None
     }
@@ -319,13 +324,13 @@ mod tests {
     fn part_of_a_message_is_for_its_role_alone() {
         let mut extensions = Extensions::new();
         let check = |extensions: &Extensions, role| rights(extensions).check(&[role], "a step of Form");
+        assert!(
+            check(&extensions, RoleName::Proposer).is_err(),
+            "nothing is known"
+        );
+        extensions.insert(Rights::ALL);
         assert!(check(&extensions, RoleName::Proposer).is_ok(), "without TLS");
-        extensions.insert(Arc::new(Caller {
-            roles: LEARNERS,
-            own_name: None,
-            fingerprint: String::new(),
-            valid_until: String::new(),
-        }));
+        extensions.insert(Rights(Some(LEARNERS)));
         assert!(check(&extensions, RoleName::Learner).is_ok());
         let refusal = check(&extensions, RoleName::Proposer).unwrap_err();
         assert_eq!(
