@@ -52,6 +52,7 @@ impl<R: Reader> Inner<R> {
                 FormStep::Complete(asked.try_into().map_err(malformed)?)
             }
             Some(Step::Install(asked) | Step::Join(asked)) => {
+                rights.check(&[RoleName::Proposer], "a change of members by Acceptor/Form")?;
                 Configuration::try_from(asked).map_err(malformed)?;
                 return Err(status::wrong_cluster(format!(
                     "this acceptor speaks protocol version {PROTOCOL_VERSION}, and changes of members need version \
@@ -60,6 +61,12 @@ impl<R: Reader> Inner<R> {
             }
         };
         let (FormStep::Store(configuration) | FormStep::Complete(configuration)) = &step;
+        if configuration.origin().is_none() {
+            rights.check(
+                &[RoleName::Proposer],
+                "a step of Acceptor/Form without the origin of a backup",
+            )?;
+        }
         for member in configuration.members().values() {
             check_address("configuration.members.address", &member.address)?;
             check_name("configuration.members.name", &member.name)?;
