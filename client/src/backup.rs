@@ -79,7 +79,8 @@ impl Client {
     /// Asks another learner after a failure or a silence, until the client's timeout is over.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`]: no learner began a file within the client's timeout.
+    /// [`ReadError::Unavailable`]: no learner began a file within the client's timeout. [`ReadError::Refused`]: the client
+    /// needs the certificate of an operator.
     ///
     /// # Cancel safety
     /// Safe: the call only reads.
@@ -95,6 +96,8 @@ impl Client {
                     for learner in learners {
                         match begin(&self.directory.dialer, &learner, silence_max).await {
                             Ok(backup) => return Ok(backup),
+                            // A denial says more than the silence of another learner.
+                            Err(_) if last.is_denied() => {}
                             Err(cause) => last = cause.at(&learner),
                         }
                         if Instant::now() >= deadline {
@@ -102,6 +105,9 @@ impl Client {
                         }
                     }
                 }
+            }
+            if last.is_denied() {
+                return Err(ReadError::Refused(last));
             }
             let delay = last.retry_in(pause.next_delay());
             if Instant::now() + delay >= deadline {

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     address::Directory,
-    error::Cause,
+    error::{Cause, Failed},
     leader::{self, SearchPace},
     stall::Judge,
     stream::{Arrival, ProposeStream, Submission},
@@ -62,6 +62,14 @@ enum LeaveReason {
     Unused,
 }
 
+/// Why no stream was opened.
+enum UnopenedReason {
+    /// The caller withdrew the command.
+    Withdrawn,
+    /// The client needs another certificate.
+    Denied(Cause),
+}
+
 impl Courier {
     /// Runs until the last client is gone; then no caller waits for an answer any more.
     pub(crate) async fn run(mut self) {
@@ -74,8 +82,14 @@ impl Courier {
                     let Some(first) = self.queue.recv().await else {
                         return;
                     };
-                    let Some(mut stream) = self.open(&first, &mut pause).await else {
-                        continue;
+                    let mut stream = match self.open(&first, &mut pause).await {
+                        Ok(stream) => stream,
+                        Err(UnopenedReason::Withdrawn) => continue,
+                        Err(UnopenedReason::Denied(cause)) => {
+                            // Without a waiting caller, the answer is no loss.
+                            let _ = first.answer.send(Err(Failed::Refused(cause)));
+                            continue;
+                        }
                     };
                     stream.send(first);
                     stream
@@ -102,14 +116,16 @@ impl Courier {
         }
     }
 
-    /// Opens a stream to the first proposer that answers; gives up when `first` is withdrawn.
-    async fn open(&self, first: &Submission, pause: &mut Backoff) -> Option<ProposeStream> {
+    /// Opens a stream to the first proposer that answers; gives up when `first` is withdrawn, or when this client's
+    /// certificate gives no right to propose.
+    async fn open(&self, first: &Submission, pause: &mut Backoff) -> Result<ProposeStream, UnopenedReason> {
         while !first.sending.is_withdrawn() {
             match self.open_any().await {
                 Ok(stream) => {
                     self.obstacle.set(None);
-                    return Some(stream);
+                    return Ok(stream);
                 }
+                Err(cause) if cause.is_denied() => return Err(UnopenedReason::Denied(cause)),
                 Err(cause) => {
                     tracing::debug!(%cause, "no proposer can be reached");
                     let delay = cause.retry_in(pause.next_delay());
@@ -118,7 +134,7 @@ impl Courier {
                 }
             }
         }
-        None
+        Err(UnopenedReason::Withdrawn)
     }
 
     async fn open_any(&self) -> Result<ProposeStream, Cause> {
@@ -136,7 +152,10 @@ impl Courier {
                     Ok(stream) => return Ok(stream),
                     Err(cause) => {
                         self.directory.shun(&address);
-                        last = cause;
+                        // A denial says more than the silence of another proposer.
+                        if !last.is_denied() {
+                            last = cause;
+                        }
                     }
                 },
                 // Cancel safe: a timer.

@@ -279,6 +279,7 @@ impl From<SubscribeError> for ElectionError {
     fn from(error: SubscribeError) -> Self {
         match error {
             SubscribeError::Invalid(text) => Self::Invalid(text),
+            SubscribeError::Refused(cause) => Self::Refused(cause),
             SubscribeError::OutOfRange(cause)
             | SubscribeError::Trimmed { cause, .. }
             | SubscribeError::Unavailable(cause) => Self::Unavailable(cause),

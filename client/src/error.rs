@@ -60,6 +60,11 @@ impl Cause {
         longer(pause, self.retry_delay)
     }
 
+    /// Whether the client needs another certificate: a retry does not help.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.code == ErrorCode::PermissionDenied
+    }
+
     /// Names the process in question.
     pub(crate) fn at(mut self, address: &impl fmt::Display) -> Self {
         self.message = format!("{address}: {}", self.message);
@@ -234,6 +239,9 @@ pub enum SubscribeError {
     /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
     Invalid(String),
+    /// A learner refused the request permanently: the client needs another certificate.
+    #[error("refused: {0}")]
+    Refused(Cause),
     /// No learner could be reached within the client's timeout.
     #[error("no learner answers: {0}")]
     Unavailable(Cause),

@@ -242,6 +242,7 @@ fn judge(status: &Status) -> StopReason {
     let cause = Cause::of(status);
     match status.code() {
         Code::OutOfRange => StopReason::Final(SubscribeError::OutOfRange(cause)),
+        Code::PermissionDenied => StopReason::Final(SubscribeError::Refused(cause)),
         Code::InvalidArgument => StopReason::Final(SubscribeError::Invalid(cause.to_string())),
         _ => StopReason::Learner(cause),
     }

@@ -377,6 +377,23 @@ async fn subscription_ends_when_the_position_is_gone_or_no_learner_answers() {
 }
 
 #[tokio::test]
+async fn denied_subscription_ends_at_once() {
+    let learner = FakeLearner::new(|_| Err(Status::permission_denied("for clients")));
+    let served = learner.serve().await;
+    let client = client_of(&[], &[&served.address]).with_timeout(Duration::from_secs(600));
+    let error = client.log(Slot::ZERO).next().await.unwrap().unwrap_err();
+    assert!(
+        matches!(&error, SubscribeError::Refused(_)) && error.to_string().contains("for clients"),
+        "{error:?}"
+    );
+    assert_eq!(
+        learner.asked.lock().unwrap().len(),
+        1,
+        "another attempt does not help"
+    );
+}
+
+#[tokio::test]
 async fn client_without_acceptors_is_refused() {
     let refused = Client::new(ClientConfig::default());
     assert_eq!(refused.err(), Some(ConfigError::NoAcceptors));

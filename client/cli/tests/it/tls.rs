@@ -6,6 +6,8 @@ mod files;
 mod rights;
 mod rotation;
 
+use std::time::Duration;
+
 use paxos_client::Condition;
 
 use crate::harness::{Cluster, paxos, run_with, stderr, stdout, until};
@@ -49,11 +51,23 @@ async fn backup_of_a_secure_cluster_is_restored_by_an_operator() {
     let (operator, client) = (cluster.commands_as("operator"), cluster.commands_as("client"));
     let file = cluster.path("backup");
     let save = ["backup", &file, "--acceptors", &cluster.urls()];
-    let refused = run_with(
-        &save,
-        &[client.clone(), vec![("PAXOS_TIMEOUT", "2s".to_owned())]].concat(),
-    )
-    .await;
+    // Refused at once: a denial is final.
+    let long = [client.clone(), vec![("PAXOS_TIMEOUT", "10m".to_owned())]].concat();
+    let refusing = tokio::time::timeout(Duration::from_secs(60), run_with(&save, &long));
+    let refused = refusing.await.unwrap();
+    // An operator may not propose, and hears so at once.
+    let put = [
+        "put",
+        "kept",
+        "other",
+        "--acceptors",
+        &cluster.urls(),
+        "--timeout",
+        "10m",
+    ];
+    let putting = tokio::time::timeout(Duration::from_secs(60), run_with(&put, &operator));
+    let denied = stderr(&putting.await.unwrap());
+    assert!(denied.contains("this certificate says operator"), "{denied}");
     assert!(
         stderr(&refused).contains("Learner/Backup is for operators; this certificate says client"),
         "{refused:?}"
