@@ -6,14 +6,14 @@
 use std::{
     io,
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::{Instant, Sleep, sleep_until},
@@ -230,6 +230,17 @@ impl Connection {
     /// The address of the other side.
     pub(super) fn peer(&self) -> IpAddr {
         self.peer
+    }
+
+    /// Whether the peer has closed the connection, as far as the runtime has heard.
+    pub(super) fn has_left(&self) -> bool {
+        let ready = pin!(self.stream.ready(Interest::READABLE));
+        let mut context = Context::from_waker(Waker::noop());
+        match ready.poll(&mut context) {
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        }
     }
 
     /// Whether the connection has a wide window.

@@ -2,8 +2,10 @@
 //!
 //! Handshakes cost time of the processor, and strangers can begin them. At most [`RUNNING_MAX`] run at once, and a new
 //! one starts every [`START_INTERVAL`]. Connections wait in turns of their peer addresses, so that many connections of
-//! one address do not hold up the others. When all places are taken, the oldest handshake of the address with the most
-//! handshakes makes room, unless it began a moment ago.
+//! one address do not hold up the others. Every second turn is for addresses that proved a role of a server: peers of the
+//! cluster get in beside a crowd of addresses. The newest connection of an address is first, because callers of the older ones may have
+//! left. When all places are taken, the oldest handshake of the address with the most handshakes makes room, unless it
+//! began a moment ago.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -41,8 +43,12 @@ const RUNNING_MAX: usize = 64;
 const START_INTERVAL: Duration = Duration::from_millis(5);
 /// Longest handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// Longest wait for the start of a handshake: the caller has given up before.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for the start of a handshake. Later the caller has given up, or soon gives up.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long an address that proved a role of a server is first.
+const TRUSTED_FOR: Duration = Duration::from_secs(600);
+/// Limit of the remembered addresses that proved a role of a server.
+const TRUSTED_MAX: usize = 1_024;
 /// A handshake that began less than this time ago makes no room: honest callers need a few round trips.
 const PROTECTED: Duration = Duration::from_millis(400);
 /// After a failed handshake: how long, and how many bytes of the caller, to read, so that the caller gets the reason. A
@@ -123,11 +129,15 @@ pub(super) struct Handshakes {
     outside: OutsidePlaces,
     /// Waiting connections by owner, the owner whose turn is next first.
     waiting: VecDeque<(IpAddr, VecDeque<Waiting>)>,
-    tasks: JoinSet<Option<FailedHandshake>>,
+    tasks: JoinSet<Result<ProvenCaller, FailedHandshake>>,
     running: HashMap<Id, Running>,
     /// When the next handshake may start.
     next_start: Instant,
     logged: HashMap<IpAddr, Instant>,
+    /// Addresses that proved a role of a server, and when.
+    trusted: HashMap<IpAddr, Instant>,
+    /// The last turn was for all addresses alike.
+    is_turn_of_all: bool,
 }
 
 impl Handshakes {
@@ -141,6 +151,8 @@ impl Handshakes {
             running: HashMap::new(),
             next_start: Instant::now(),
             logged: HashMap::new(),
+            trusted: HashMap::new(),
+            is_turn_of_all: true,
         }
     }
 
@@ -220,14 +232,7 @@ impl Handshakes {
         if now < self.next_start {
             return;
         }
-        let Some((owner, mut queue)) = self.waiting.pop_front() else {
-            return;
-        };
-        let next = queue.pop_front();
-        if !queue.is_empty() {
-            self.waiting.push_back((owner, queue));
-        }
-        let Some(Waiting { connection, to, .. }) = next else {
+        let Some((owner, Waiting { connection, to, .. })) = self.take_next() else {
             return;
         };
         self.next_start = now + START_INTERVAL;
@@ -240,6 +245,16 @@ impl Handshakes {
             abort: abort.clone(),
         };
         self.running.insert(abort.id(), running);
+    }
+
+    /// Takes the next connection. In every second turn, an address that proved a role of a server is first.
+    fn take_next(&mut self) -> Option<(IpAddr, Waiting)> {
+        self.is_turn_of_all = !self.is_turn_of_all;
+        let is_first = |owner: &IpAddr| {
+            let proven = self.trusted.get(owner);
+            !self.is_turn_of_all && proven.is_some_and(|at| at.elapsed() < TRUSTED_FOR)
+        };
+        take(&mut self.waiting, is_first)
     }
 
     /// The oldest handshake of the owner with the most handshakes.
@@ -262,7 +277,9 @@ impl Handshakes {
         for (_, queue) in &mut self.waiting {
             let before = queue.len();
             queue.retain(|waiting| {
-                waiting.since.elapsed() < WAIT_MAX && !waiting.connection.usage().is_closing()
+                waiting.since.elapsed() < WAIT_MAX
+                    && !waiting.connection.usage().is_closing()
+                    && !waiting.connection.has_left()
             });
             dropped += before - queue.len();
         }
@@ -270,10 +287,18 @@ impl Handshakes {
         (0..dropped).for_each(|_| self.counts.count(HandshakeOutcome::Dropped));
     }
 
-    fn ended(&mut self, ended: Result<(Id, Option<FailedHandshake>), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, Result<ProvenCaller, FailedHandshake>), JoinError>) {
         let (id, outcome) = match ended {
-            Ok((id, None)) => (id, HandshakeOutcome::Complete),
-            Ok((id, Some(failed))) => {
+            Ok((id, Ok(proven))) => {
+                if let (ProvenCaller::Server, Some(running)) = (proven, self.running.get(&id)) {
+                    self.trusted.retain(|_, at| at.elapsed() < TRUSTED_FOR);
+                    if self.trusted.len() < TRUSTED_MAX {
+                        self.trusted.insert(running.owner, Instant::now());
+                    }
+                }
+                (id, HandshakeOutcome::Complete)
+            }
+            Ok((id, Err(failed))) => {
                 if let Some(running) = self.running.get(&id) {
                     let owner = running.owner;
                     self.log(owner, &failed);
@@ -308,13 +333,39 @@ impl Handshakes {
     }
 }
 
-/// Makes the handshake, and passes the connection on. Returns the reason of a failure.
+/// Takes the newest connection of an address that is first, or else of the address whose turn is next.
+fn take<T>(
+    waiting: &mut VecDeque<(IpAddr, VecDeque<T>)>,
+    is_first: impl Fn(&IpAddr) -> bool,
+) -> Option<(IpAddr, T)> {
+    let at = waiting.iter().position(|(owner, _)| is_first(owner));
+    let (owner, mut queue) = waiting.remove(at.unwrap_or(0))?;
+    let next = queue.pop_back();
+    if !queue.is_empty() {
+        waiting.push_back((owner, queue));
+    }
+    Some((owner, next?))
+}
+
+/// What a complete handshake proved about the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ProvenCaller {
+    /// A role that accepts connections.
+    Server,
+    /// An application or a tool.
+    Outside,
+}
+
+/// Makes the handshake, and passes the connection on.
+///
+/// # Errors
+/// The handshake failed, or the connection found no place.
 async fn greet(
     tls: Tls,
     outside: OutsidePlaces,
     connection: Connection,
     to: mpsc::Sender<Served>,
-) -> Option<FailedHandshake> {
+) -> Result<ProvenCaller, FailedHandshake> {
     let usage = Arc::clone(connection.usage());
     usage.set_greeting(true);
     let accepting = TlsAcceptor::from(tls.server_config())
@@ -324,11 +375,11 @@ async fn greet(
         Ok(Ok(stream)) => stream,
         Ok(Err((error, connection))) => {
             linger(connection).await;
-            return Some(reason(&error));
+            return Err(reason(&error));
         }
         Err(_) => {
             let reason = "no complete handshake within 5 s".to_owned();
-            return Some(FailedHandshake {
+            return Err(FailedHandshake {
                 outcome: HandshakeOutcome::Unfinished,
                 reason,
             });
@@ -337,16 +388,21 @@ async fn greet(
     let (caller, chain) = match identify(&tls, &stream) {
         Ok(identified) => identified,
         Err(reason) => {
-            return Some(FailedHandshake {
+            return Err(FailedHandshake {
                 outcome: HandshakeOutcome::Refused,
                 reason,
             });
         }
     };
-    let place = if caller.is_outside() {
+    let proven = if caller.is_outside() {
+        ProvenCaller::Outside
+    } else {
+        ProvenCaller::Server
+    };
+    let place = if proven == ProvenCaller::Outside {
         let Some(place) = outside.take(&usage).await else {
             let reason = "clients have half of the connections, and use all of these".to_owned();
-            return Some(FailedHandshake {
+            return Err(FailedHandshake {
                 outcome: HandshakeOutcome::Dropped,
                 reason,
             });
@@ -359,7 +415,7 @@ async fn greet(
     tokio::spawn(close_when_distrusted(tls, chain, Arc::clone(&usage)));
     // The server has stopped when the channel is closed.
     let _ = to.send(Served::secure(stream, caller, place)).await;
-    None
+    Ok(proven)
 }
 
 /// The proven caller, and its chain of certificates.
@@ -417,5 +473,24 @@ fn reason(error: &io::Error) -> FailedHandshake {
     FailedHandshake {
         outcome,
         reason: tls_error.map_or_else(|| error.to_string(), ToString::to_string),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proven_servers_are_first_and_the_newest_of_an_address() {
+        let [crowd, other, peer] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|text| text.parse().unwrap());
+        let mut waiting = VecDeque::from([
+            (crowd, VecDeque::from([1, 2, 3])),
+            (other, VecDeque::from([4])),
+            (peer, VecDeque::from([5, 6])),
+        ]);
+        let order: Vec<_> = std::iter::from_fn(|| take(&mut waiting, |owner| *owner == peer)).collect();
+        let numbers: Vec<_> = order.iter().map(|(_, number)| *number).collect();
+        assert_eq!(numbers, [6, 5, 3, 4, 2, 1]);
+        assert_eq!(order[0].0, peer);
     }
 }
