@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use rustls::pki_types::DnsName;
+
 /// The domain of a cluster when no other domain is given.
 pub const DOMAIN_DEFAULT: &str = "paxos.internal";
 
@@ -175,9 +177,12 @@ impl FromStr for Domain {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let domain = text.to_ascii_lowercase();
-        if domain.len() > DOMAIN_BYTES_MAX || !domain.split('.').all(is_label) {
+        // The library of TLS refuses some names more, as names that end in a number.
+        let is_usable = domain.split('.').all(is_label) && DnsName::try_from(domain.as_str()).is_ok();
+        if domain.len() > DOMAIN_BYTES_MAX || !is_usable {
             return Err(format!(
-                "give a DNS name of at most {DOMAIN_BYTES_MAX} bytes, without a wildcard, as in {DOMAIN_DEFAULT}"
+                "give a DNS name of at most {DOMAIN_BYTES_MAX} bytes, without a wildcard and with letters after the last \
+                 dot, as in {DOMAIN_DEFAULT}"
             ));
         }
         Ok(Self(domain.into()))
@@ -254,6 +259,7 @@ mod tests {
             "*.example",
             "a b",
             "-a.example",
+            "prod.7",
             &"a".repeat(64),
             &"a.".repeat(91),
         ] {
