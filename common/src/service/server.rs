@@ -16,8 +16,8 @@
 //! and for a proposer, and 1 GiB for a learner.
 //!
 //! With TLS each connection begins with a handshake, `server/handshakes.rs`, and each call needs a right of its caller,
-//! `server/rights.rs`. Clients and operators together have at most half of the connections, `server/outside.rs`; calls and
-//! answers of clients and of roles have separate limits anyway, since no client may call a method for roles.
+//! `server/rights.rs`. Clients and operators together have at most half of the connections, `server/outside.rs`. There are
+//! no further limits per certificate: the limits of calls and of answers count kinds of calls and peer addresses.
 //!
 //! One peer address has at most half of the connections and of the calls of each kind: `server/addresses.rs`.
 
