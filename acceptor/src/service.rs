@@ -358,7 +358,7 @@ impl<R: Reader> Acceptor for Service<R> {
     ) -> Result<Response<Self::AttachStream>, Status> {
         let address = request.remote_addr().map(|address| address.ip());
         let rights = rights(request.extensions());
-        let reports = request.into_inner().map(move |report| allowed(report?, rights));
+        let reports = request.into_inner().map(move |report| allowed(report?, &rights));
         Ok(self.until_stop(attached(Arc::clone(&self.inner), reports, address)))
     }
 

@@ -126,7 +126,7 @@ impl Service {
 }
 
 /// Only proposers forward commands.
-fn check_forwarded(forwarded: bool, rights: Rights) -> Result<(), Status> {
+fn check_forwarded(forwarded: bool, rights: &Rights) -> Result<(), Status> {
     if forwarded {
         rights.check(&[RoleName::Proposer], "a forwarded command")?;
     }
@@ -151,7 +151,7 @@ impl Proposer for Service {
             context.and_then(|context| Incoming::read(context.as_bytes()).sampled())
         });
         let pb::ProposeRequest { command, forwarded } = request.into_inner();
-        check_forwarded(forwarded, rights)?;
+        check_forwarded(forwarded, &rights)?;
         let pending = self.pending(command, trace.as_ref(), forwarded, caller)?;
         let mut call = UnaryCall {
             request: pending.request,

@@ -129,7 +129,7 @@ pub(super) const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) const REPORTS_AT_ONCE: u32 = 8;
 
 /// Checks that a report has the role of its sender.
-pub(super) fn allowed(report: pb::AttachRequest, rights: Rights) -> Result<pb::AttachRequest, Status> {
+pub(super) fn allowed(report: pb::AttachRequest, rights: &Rights) -> Result<pb::AttachRequest, Status> {
     match report.role() {
         pb::Role::Proposer => rights.check(&[RoleName::Proposer], "a report of a proposer")?,
         pb::Role::Learner => rights.check(&[RoleName::Learner], "a report of a learner")?,

@@ -159,7 +159,7 @@ impl Conversation {
             // With tracing off, the caller's sampled context is passed on.
             None => incoming.sampled(),
         };
-        let pending = check_forwarded(forwarded, self.rights).and_then(|()| {
+        let pending = check_forwarded(forwarded, &self.rights).and_then(|()| {
             self.service
                 .pending(command, trace.as_ref(), forwarded, self.caller)
         });

@@ -5,8 +5,10 @@
 //! an `Attach` report, and the mark `forwarded` of a command.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     future::ready,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -18,7 +20,7 @@ use tonic::{
     codegen::{BoxFuture, Service, http},
 };
 
-use super::connections::CallerConnection;
+use super::{addresses::owner_of, connections::CallerConnection};
 use crate::{
     service::metrics::{Counter, Metrics},
     tls::{Caller, RoleName, RoleSet},
@@ -80,6 +82,8 @@ const TABLE: [(&str, RoleSet); 23] = [
 
 /// Interval of log lines about refused calls.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Limit of addresses remembered for the log. Without a place in this list an address is not logged.
+const LOGGED_MAX: usize = 1_024;
 
 /// The roles that may call the method; none for a method that is not in the table.
 fn may_call(path: &str) -> RoleSet {
@@ -87,32 +91,47 @@ fn may_call(path: &str) -> RoleSet {
     row.map_or(RoleSet::NONE, |(_, roles)| *roles)
 }
 
-/// The rights of the caller of a request, for the parts of messages that are not for every caller of the method.
-#[derive(Clone, Copy, Debug)]
-pub struct Rights(Option<RoleSet>);
+/// The rights of the caller of a request, for the parts of messages that are not for every caller of the method. Cheap to
+/// clone.
+#[derive(Clone, Debug)]
+pub struct Rights(Granted);
+
+#[derive(Clone, Debug)]
+enum Granted {
+    All,
+    None,
+    /// Of a certificate, and where refusals are counted.
+    Of(DeniedCaller, DeniedCalls),
+}
 
 impl Rights {
     /// The rights of a caller without TLS: all.
-    pub const ALL: Self = Self(None);
+    pub const ALL: Self = Self(Granted::All);
     /// No rights.
-    const NONE: Self = Self(Some(RoleSet::NONE));
+    const NONE: Self = Self(Granted::None);
 
-    /// Checks the right to send a part of a message: `what` names the part, as in `a step of Form`.
+    /// Checks the right to send a part of a message: `what` names the part, as in `a step of Form`. Counts and logs a
+    /// refusal.
     ///
     /// # Errors
     /// PERMISSION_DENIED: the caller's certificate names none of these roles.
-    pub fn check(self, roles: &[RoleName], what: &str) -> Result<(), Status> {
+    pub fn check(&self, roles: &[RoleName], what: &str) -> Result<(), Status> {
         let allowed = RoleSet::of(roles);
-        match self.0 {
-            Some(has) if !has.intersects(allowed) => Err(denied(what, allowed, has)),
-            Some(_) | None => Ok(()),
+        match &self.0 {
+            Granted::All => Ok(()),
+            Granted::None => Err(denied(what, allowed, RoleSet::NONE)),
+            Granted::Of(from, _) if from.caller.roles.intersects(allowed) => Ok(()),
+            Granted::Of(from, denied_calls) => {
+                denied_calls.count(from, what);
+                Err(denied(what, allowed, from.caller.roles))
+            }
         }
     }
 }
 
 /// The rights of the caller of a request, as stored before the services; none when nothing is stored.
 pub fn rights(extensions: &Extensions) -> Rights {
-    extensions.get::<Rights>().copied().unwrap_or(Rights::NONE)
+    extensions.get::<Rights>().cloned().unwrap_or(Rights::NONE)
 }
 
 /// The refusal of a call: says who may call, and what the certificate says.
@@ -131,7 +150,15 @@ fn denied(what: &str, allowed: RoleSet, roles: RoleSet) -> Status {
 pub(super) struct DeniedCalls {
     /// By role, and one more for callers without a role.
     counters: Option<Arc<[Counter; RoleName::ALL.len() + 1]>>,
-    logged_at: Arc<Mutex<Option<Instant>>>,
+    /// When a refusal was last logged, by address.
+    logged: Arc<Mutex<HashMap<Option<IpAddr>, Instant>>>,
+}
+
+/// The caller of a call, and its address.
+#[derive(Clone, Debug)]
+struct DeniedCaller {
+    caller: Arc<Caller>,
+    address: Option<IpAddr>,
 }
 
 impl DeniedCalls {
@@ -146,23 +173,29 @@ impl DeniedCalls {
         );
         Self {
             counters: Some(Arc::new(counters)),
-            logged_at: Arc::default(),
+            logged: Arc::default(),
         }
     }
 
-    fn count(&self, caller: &Caller, path: &str) {
+    /// Counts a refused call, and logs the refusal once a minute for each address.
+    fn count(&self, from: &DeniedCaller, what: &str) {
+        let DeniedCaller { caller, address } = from;
         let role = caller.roles.roles().next();
         if let Some(counters) = &self.counters {
             counters[role.map_or(RoleName::ALL.len(), |role| role as usize)].increment();
         }
-        let mut logged_at = self.logged_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-            *logged_at = Some(Instant::now());
-            tracing::warn!(
-                roles = %caller.roles, method = path, fingerprint = caller.fingerprint,
-                "refused a call: the caller's certificate does not allow the method"
-            );
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|_, at| at.elapsed() < LOG_INTERVAL);
+        if logged.len() >= LOGGED_MAX || logged.contains_key(address) {
+            return;
         }
+        logged.insert(*address, Instant::now());
+        drop(logged);
+        let peer = address.map(|address| address.to_string());
+        tracing::warn!(
+            roles = %caller.roles, method = what, peer, fingerprint = caller.fingerprint,
+            "refused a call: the caller's certificate does not allow the method"
+        );
     }
 }
 
@@ -192,18 +225,27 @@ impl<S> Authorized<S> {
             return None;
         }
         let connection = request.extensions().get::<CallerConnection>();
-        let Some(caller) = connection.and_then(|connection| connection.caller.clone()) else {
+        let known = connection.and_then(|connection| {
+            let address = connection.tcp.remote_addr();
+            Some(DeniedCaller {
+                caller: connection.caller.clone()?,
+                address: address.map(|address| owner_of(address.ip())),
+            })
+        });
+        let Some(from) = known else {
             // Every connection of this server has a caller. A call without one has no rights.
             return Some(status::denied("the caller of this connection is not known"));
         };
         let path = request.uri().path();
         let allowed = may_call(path);
-        if !allowed.intersects(caller.roles) {
-            self.denied_calls.count(&caller, path);
+        if !allowed.intersects(from.caller.roles) {
+            self.denied_calls.count(&from, path);
             let method = path.strip_prefix("/paxos.v1.").unwrap_or(path);
-            return Some(denied(method, allowed, caller.roles));
+            return Some(denied(method, allowed, from.caller.roles));
         }
-        request.extensions_mut().insert(Rights(Some(caller.roles)));
+        let caller = Arc::clone(&from.caller);
+        let rights = Rights(Granted::Of(from, self.denied_calls.clone()));
+        request.extensions_mut().insert(rights);
         request.extensions_mut().insert(caller);
         None
     }
@@ -330,12 +372,28 @@ mod tests {
         );
         extensions.insert(Rights::ALL);
         assert!(check(&extensions, RoleName::Proposer).is_ok(), "without TLS");
-        extensions.insert(Rights(Some(LEARNERS)));
+        let caller = Arc::new(Caller {
+            roles: LEARNERS,
+            own_name: None,
+            fingerprint: String::new(),
+            valid_until: String::new(),
+        });
+        let from = DeniedCaller {
+            caller,
+            address: None,
+        };
+        let denied_calls = DeniedCalls::default();
+        extensions.insert(Rights(Granted::Of(from, denied_calls.clone())));
         assert!(check(&extensions, RoleName::Learner).is_ok());
         let refusal = check(&extensions, RoleName::Proposer).unwrap_err();
         assert_eq!(
             refusal.message(),
             "a step of Form is for proposers; this certificate says learner"
+        );
+        assert_eq!(
+            denied_calls.logged.lock().unwrap().len(),
+            1,
+            "the refusal is logged"
         );
     }
 }
