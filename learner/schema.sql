@@ -1,21 +1,31 @@
--- The stored state of a learner, version 4 of the schema. Everything here can be learned again from the acceptors.
+-- The stored log of a learner, version 5 of the schema. Everything here can be learned again from the acceptors.
+--
+-- The state machine is not here: a snapshot file beside this file has the state after every slot below `snapshot_to`, and
+-- each start applies the slots from there on and below `applied_to` again.
 
 -- One row: the progress of this learner. The row changes in the same transaction as the rows below `applied_to`.
 CREATE TABLE state (
-  one          INTEGER PRIMARY KEY CHECK (one = 1),
-  cluster_id   BLOB    NOT NULL,
-  -- Exclusive: registers and sessions are as after every slot below.
-  applied_to   INTEGER NOT NULL,
-  -- `learned` holds the slots from this one on and below `applied_to`, and no other.
-  log_from     INTEGER NOT NULL,
+  one             INTEGER PRIMARY KEY CHECK (one = 1),
+  cluster_id      BLOB    NOT NULL,
+  -- Exclusive: every slot below is applied.
+  applied_to      INTEGER NOT NULL,
+  -- Readers get the slots from this one on and below `applied_to`.
+  log_from        INTEGER NOT NULL,
   -- Rolling hash over (slot, value) of every slot below `applied_to`.
-  digest       BLOB    NOT NULL,
-  -- The digest of the state: the sum of the hashes of all registers, sessions and recorded outcomes.
-  state_digest BLOB    NOT NULL,
-  -- XXH3-64 over (cluster_id, applied_to, log_from, digest, state_digest).
-  checksum     INTEGER NOT NULL
+  digest          BLOB    NOT NULL,
+  -- The digest of the state after every slot below `applied_to`: the sum of the hashes of all registers, sessions and
+  -- recorded outcomes.
+  state_digest    BLOB    NOT NULL,
+  -- The snapshot file: the end, the SHA-256 in the name and at the end of the file, and the length in bytes. Without a file:
+  -- 0, empty, 0, and the empty state.
+  snapshot_to     INTEGER NOT NULL,
+  snapshot_sha256 BLOB    NOT NULL,
+  snapshot_bytes  INTEGER NOT NULL,
+  -- XXH3-64 over (cluster_id, applied_to, log_from, digest, state_digest, snapshot_to, snapshot_sha256, snapshot_bytes).
+  checksum        INTEGER NOT NULL
 ) STRICT;
 
+-- Every slot from `state.snapshot_to` on and below `state.applied_to`, and the lower slots from `state.log_from` on.
 CREATE TABLE learned (
   slot        INTEGER PRIMARY KEY,
   -- An encoded Value; empty for the no-op.
@@ -25,28 +35,6 @@ CREATE TABLE learned (
   judgements  BLOB    NOT NULL,
   -- XXH3-64 over (cluster_id, slot, value, traceparent, judgements).
   checksum    INTEGER NOT NULL
-) STRICT;
-
--- The value of each key.
-CREATE TABLE register (
-  key           BLOB    PRIMARY KEY,
-  value         BLOB    NOT NULL,
-  -- The version of the command that wrote the value.
-  slot          INTEGER NOT NULL,
-  command       INTEGER NOT NULL,
-  -- XXH3-64 over (cluster_id, key, value, slot, command).
-  checksum      INTEGER NOT NULL
-) STRICT;
-
--- The unexpired sessions, each named by the version of its opening.
-CREATE TABLE session (
-  slot     INTEGER NOT NULL,
-  command  INTEGER NOT NULL,
-  -- The opener, the last use, `acked_below`, and the recorded outcomes.
-  content  BLOB    NOT NULL,
-  -- XXH3-64 over (cluster_id, slot, command, content).
-  checksum INTEGER NOT NULL,
-  PRIMARY KEY (slot, command)
 ) STRICT;
 
 -- The digests at every multiple of 1,024 slots, for comparison with learners that have applied less.

@@ -167,8 +167,8 @@ impl ContentRules {
         }
     }
 
-    /// Admits the next record, or returns the broken rule.
-    fn admit(&mut self, record: &DigestRecord<'_>) -> Result<(), &'static str> {
+    /// Admits the next record with its encoding, or returns the broken rule.
+    fn admit(&mut self, record: &DigestRecord<'_>, encoded: &[u8]) -> Result<(), &'static str> {
         match *record {
             DigestRecord::Register { key, value, version } => {
                 if self.session.is_some() {
@@ -229,7 +229,7 @@ impl ContentRules {
                 self.counted.outcomes += 1;
             }
         }
-        self.counted.digest.add(record);
+        self.counted.digest.add_encoded(encoded);
         Ok(())
     }
 

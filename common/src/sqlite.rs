@@ -31,7 +31,7 @@ pub mod wal_format;
 pub mod wal_limit;
 
 pub use foreign_file::refuse_foreign_file;
-pub use readers::{LongRead, ReadConnection, Readers};
+pub use readers::{ReadConnection, Readers};
 pub use schema::{SchemaSteps, migrate, migrate_by_steps};
 
 /// The oldest SQLite without the WAL-reset bug.

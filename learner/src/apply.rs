@@ -11,12 +11,12 @@ use paxos_common::{
     wire::stored::Unreadable,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
 use crate::{
-    knowledge::Knowledge,
+    knowledge::{KeptView, Knowledge},
     progress::{Mark, Progress},
     record::{Decoded, Record, TooOld, read_commands},
     store::Transaction,
@@ -47,6 +47,8 @@ pub(crate) struct Applier {
     pub(crate) applied: watch::Sender<Progress>,
     /// To the disk.
     pub(crate) transactions: mpsc::Sender<Transaction>,
+    /// Requests to keep the state between two batches, for a snapshot.
+    pub(crate) views: mpsc::Receiver<oneshot::Sender<KeptView>>,
     /// Usually [`COMMIT_INTERVAL`].
     pub(crate) commit_interval: Duration,
     pub(crate) values: ValueTracer,
@@ -126,6 +128,11 @@ impl Applier {
                     // The disk failed; the failure ends the process.
                     Err(_) => return Ok(()),
                 },
+                // Cancel safe: a request not received stays queued.
+                Some(view) = self.views.recv() => {
+                    // A caller that gave up meanwhile drops the kept state.
+                    let _ = view.send(self.knowledge.keep(self.progress.latest()));
+                }
                 // Only waits.
                 () = alarm.wait_until(due_at) => {}
                 // Only waits. No error: `self` has the sender.
@@ -183,7 +190,6 @@ impl Applier {
             records: gathered.records,
             marks: gathered.marks,
             progress: self.progress.clone(),
-            changes: self.knowledge.take_changes(),
         }
     }
 }

@@ -11,6 +11,8 @@ use paxos_common::{
     },
 };
 
+use crate::log_growth::LOG_BYTES_MIN;
+
 /// Default port of a learner.
 pub const PORT: u16 = 7201;
 
@@ -67,6 +69,8 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// Longest time in which an acceptor takes no part of a given snapshot, or does not answer after the last part.
     pub upload_timeout: Duration,
+    /// Size of the log after the last snapshot in bytes that is never worth a new snapshot.
+    pub log_bytes_min: u64,
     /// Address of metrics and probes.
     pub metrics: MetricsListen,
     /// How connections are secured.
@@ -81,6 +85,7 @@ impl From<Args> for Config {
             data_dir: args.data_dir,
             stall_timeout: STALL_TIMEOUT,
             upload_timeout: UPLOAD_TIMEOUT,
+            log_bytes_min: LOG_BYTES_MIN,
             metrics: args.metrics.listen(),
             security: args.security.into(),
         }

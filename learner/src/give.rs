@@ -30,7 +30,8 @@ use crate::{
     acceptors::ListedAcceptor,
     cluster::Cluster,
     knowledge::{DurableWait, LearningEnded},
-    snapshots::{NoSnapshot, PART_BYTES, SnapshotFile, SnapshotOrders},
+    snapshot_file::SnapshotFile,
+    snapshots::{NoSnapshot, PART_BYTES, SnapshotOrders},
 };
 use wishes::{NextGift, WishList};
 

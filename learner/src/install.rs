@@ -22,7 +22,7 @@ use crate::{
     cluster::Cluster,
     cut_off::{CutOffCause, at_start, is_given_up, sources},
     disk::DiskSpace,
-    store::{self, ImportError},
+    store::{self, PlaceError},
     trims::{TrimBound, TrimReport},
 };
 use receive::InstallError;
@@ -92,11 +92,11 @@ impl Installer<'_> {
                 let Err(error) = self.attempt(source, position).await else {
                     return Ok(());
                 };
-                let has_failed = |error: &ImportError| !matches!(error, ImportError::NoSpace { .. });
+                let has_failed = |error: &PlaceError| !matches!(error, PlaceError::NoSpace { .. });
                 if matches!(&error, InstallError::Import(error) if has_failed(error)) {
                     return Err(Failure::storage(error));
                 }
-                is_full |= matches!(error, InstallError::Import(ImportError::NoSpace { .. }));
+                is_full |= matches!(error, InstallError::Import(PlaceError::NoSpace { .. }));
                 let reason = error.to_string();
                 let is_news = self.progress.failed(&reason);
                 if is_news || reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {

@@ -2,17 +2,21 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
 use paxos_common::paxos::{
     command::Command,
-    machine::{Changes, Machine, digest::StateDigest},
-    slot::Slot,
+    machine::{KeptPage, KeyedRegister, Machine, digest::StateDigest, sessions::SessionState},
+    slot::{Slot, Version},
     value::Value,
 };
 use paxos_proto::v1 as pb;
 
 use tokio::sync::watch;
 
-use crate::{recent::Recent, record::Record};
+use crate::{progress::Mark, recent::Recent, record::Record};
+
+/// Number of registers or sessions that are read of a kept state at a time: the applier waits meanwhile.
+const KEPT_PAGE: usize = 256;
 
 /// Only the applier changes the state, a slot at a time: no reader waits for long, and no reader sees half a slot.
 #[derive(Debug)]
@@ -58,6 +62,51 @@ impl DurableWait {
 struct AppliedState {
     machine: Machine,
     recent: Recent,
+    /// Number of the latest kept state.
+    kept: u64,
+}
+
+/// A kept state: the state at a moment, readable while further slots are applied. At most one at a time; kept until dropped.
+#[derive(Debug)]
+pub(crate) struct KeptView {
+    knowledge: Arc<Knowledge>,
+    number: u64,
+    mark: Mark,
+}
+
+impl KeptView {
+    /// The end of the state, and the digests.
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Size of the present state in bytes.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        self.knowledge.machine(Machine::state_bytes)
+    }
+
+    /// Registers after this key.
+    pub(crate) fn registers(&self, after: Option<&[u8]>) -> KeptPage<KeyedRegister, Bytes> {
+        self.knowledge
+            .machine(|machine| machine.kept_registers(after, KEPT_PAGE))
+    }
+
+    /// Sessions after this name.
+    pub(crate) fn sessions(&self, after: Option<Version>) -> KeptPage<(Version, SessionState), Version> {
+        self.knowledge
+            .machine(|machine| machine.kept_sessions(after, KEPT_PAGE))
+    }
+}
+
+impl Drop for KeptView {
+    fn drop(&mut self) {
+        let released = self.knowledge.write(|known| {
+            let is_latest = known.kept == self.number;
+            is_latest.then(|| known.machine.release())
+        });
+        // No task waits for the drop of many records.
+        drop(released);
+    }
 }
 
 impl Knowledge {
@@ -67,7 +116,11 @@ impl Knowledge {
         Self {
             durable_to: watch::Sender::new(machine.applied_to()),
             wanted_to: watch::Sender::new(machine.applied_to()),
-            known: RwLock::new(AppliedState { machine, recent }),
+            known: RwLock::new(AppliedState {
+                machine,
+                recent,
+                kept: 0,
+            }),
         }
     }
 
@@ -94,9 +147,26 @@ impl Knowledge {
         })
     }
 
-    /// The changes since the last call.
-    pub(crate) fn take_changes(&self) -> Changes {
-        self.write(|known| known.machine.take_changes())
+    /// Keeps the present state; `mark`: its digests. Only the applier knows the digest of the log.
+    ///
+    /// # Panics
+    /// When the state is at another slot.
+    pub(crate) fn keep(self: &Arc<Self>, mark: Mark) -> KeptView {
+        let number = self.write(|known| {
+            assert_eq!(
+                known.machine.applied_to(),
+                mark.to,
+                "the digests of another state"
+            );
+            known.machine.keep();
+            known.kept += 1;
+            known.kept
+        });
+        KeptView {
+            knowledge: Arc::clone(self),
+            number,
+            mark,
+        }
     }
 
     /// Every slot below `to` is on disk.

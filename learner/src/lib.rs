@@ -9,7 +9,8 @@
 //!  reader ──▶ service ──▶ barrier (owns the reads' core) ◀── tails ◀── acceptors
 //!                            └─▶ fill ─▶ leading proposer
 //!
-//!  operator ──▶ service ──▶ snapshots (reads the store) ──▶ file ──▶ operator
+//!  writer (log has grown) ──▶ snapshots (reads a kept state) ──▶ file ──▶ next start
+//!  operator ──▶ service ──▶ snapshots ──▶ file ──▶ operator
 //!  acceptor ──▶ attach ──▶ give ──▶ snapshots ──▶ file ──▶ acceptor
 //! ```
 //!
@@ -23,6 +24,7 @@ mod acceptors;
 mod apply;
 mod attach;
 mod barrier;
+mod blocking;
 mod catch_up;
 mod changes;
 mod cluster;
@@ -38,6 +40,7 @@ mod history;
 mod install;
 mod knowledge;
 mod live;
+mod log_growth;
 mod metrics;
 mod observe;
 mod persist;
@@ -46,8 +49,10 @@ mod progress;
 mod recent;
 mod record;
 mod service;
+mod snapshot_file;
 mod snapshots;
 mod start;
+mod start_work;
 mod store;
 mod subscribe;
 mod survey;

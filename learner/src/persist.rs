@@ -1,5 +1,5 @@
-//! Writes applied slots to disk, behind the applier: each transaction takes everything applied meanwhile. Deletes the
-//! slots below the learned log, between transactions.
+//! Writes applied slots to disk, behind the applier: each transaction takes everything applied meanwhile. Records snapshot
+//! files, and deletes the slots below the learned log, between transactions.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,9 @@ use tokio::{
 use crate::{
     disk::{DiskSpace, RETRY_PAUSE},
     knowledge::Knowledge,
+    log_growth::LogGrowth,
     metrics::Instruments,
+    snapshot_file::RecordOrder,
     store::{Store, StoreWriteError, SweptRows, Transaction},
 };
 
@@ -33,6 +35,17 @@ pub(crate) struct Writer {
     file: PathBuf,
     lock: LockReport,
     sweep: SweepShare,
+    growth: Arc<LogGrowth>,
+    /// Waits for the slots below its end, or for space on the disk.
+    record: Option<RecordOrder>,
+}
+
+/// What the writer receives.
+pub(crate) struct WriterInputs {
+    pub(crate) transactions: mpsc::Receiver<Transaction>,
+    /// The first slot of the learned log.
+    pub(crate) bound: watch::Receiver<Slot>,
+    pub(crate) records: mpsc::Receiver<RecordOrder>,
 }
 
 /// Shares the writer's time: at least as many rows are deleted as written, so the file of a busy learner does not grow;
@@ -84,6 +97,7 @@ impl Writer {
         knowledge: Arc<Knowledge>,
         instruments: Instruments,
         disk: Arc<DiskSpace>,
+        growth: Arc<LogGrowth>,
     ) -> Self {
         let file = store.path().to_owned();
         Self {
@@ -98,6 +112,8 @@ impl Writer {
                 has_rows: true,
                 ..SweepShare::default()
             },
+            growth,
+            record: None,
         }
     }
 
@@ -109,11 +125,12 @@ impl Writer {
     ///
     /// # Cancel safety
     /// Not safe, because the store's commit is not safe.
-    pub(crate) async fn run(
-        mut self,
-        mut transactions: mpsc::Receiver<Transaction>,
-        mut bound: watch::Receiver<Slot>,
-    ) -> Result<(), Failure> {
+    pub(crate) async fn run(mut self, inputs: WriterInputs) -> Result<(), Failure> {
+        let WriterInputs {
+            mut transactions,
+            mut bound,
+            mut records,
+        } = inputs;
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = true;
@@ -126,6 +143,8 @@ impl Writer {
                         return Ok(());
                     }
                 }
+                // Cancel safe: a record not received stays in the queue.
+                Some(record) = records.recv(), if self.record.is_none() => self.record = Some(record),
                 // Only waits. An error means the end of this process.
                 Ok(()) = bound.changed() => {}
                 // Cancel safe: a tick not returned now is returned next time.
@@ -135,8 +154,9 @@ impl Writer {
             }
             let bound = *bound.borrow_and_update();
             self.raise(bound).await?;
+            self.record_snapshot().await?;
             self.keep_wal_short().await?;
-            looks = self.store.is_wal_long() || self.sweep.is_paused;
+            looks = self.store.is_wal_long() || self.sweep.is_paused || self.record.is_some();
         }
         self.close().await
     }
@@ -161,6 +181,7 @@ impl Writer {
         }
         self.succeeded();
         self.sweep.wrote(transaction.records.len());
+        self.growth.wrote(transaction.log_bytes());
         self.knowledge.made_durable(transaction.progress.applied_to());
         Ok(true)
     }
@@ -181,6 +202,27 @@ impl Writer {
                 self.sweep.pause();
             }
         }
+        Ok(())
+    }
+
+    /// Records a snapshot file once every slot below its end is written.
+    async fn record_snapshot(&mut self) -> Result<(), Failure> {
+        let written_to = self.store.written_to();
+        let Some(record) = self.record.take_if(|record| record.snapshot.to <= written_to) else {
+            return Ok(());
+        };
+        if let Err(error) = self.store.record_snapshot(record.snapshot).await {
+            self.can_wait(error, "record a snapshot in")?;
+            // Tried again at the next look.
+            self.record = Some(record);
+            return Ok(());
+        }
+        self.succeeded();
+        self.growth.recorded(record.covered, record.snapshot.bytes);
+        // Rows below the snapshot may go now.
+        self.sweep.begin();
+        // The maker may have stopped.
+        let _ = record.answer.send(());
         Ok(())
     }
 

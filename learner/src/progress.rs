@@ -145,12 +145,6 @@ impl Progress {
             .collect()
     }
 
-    /// The digest of the state after every slot below `to`, if known.
-    pub(crate) fn state_at(&self, to: Slot) -> Option<StateDigest> {
-        let known = std::iter::once(&self.latest).chain(&self.marks);
-        known.filter(|mark| mark.to == to).find_map(|mark| mark.state)
-    }
-
     /// Adds the next applied slot, and the digest of the state after this slot, if known. Returns the reached mark, if
     /// any.
     ///

@@ -47,6 +47,7 @@ use crate::{
     knowledge::Knowledge,
     progress::Progress,
     snapshots::SnapshotOrders,
+    start_work::{StartStep, StartWork},
     subscribe::{self, applied_beyond},
     tails::LEADER_TIMEOUT,
 };
@@ -91,6 +92,7 @@ pub(crate) struct LearnerService {
     /// `None` before the cluster is found, and while the learner installs a snapshot.
     opened: Arc<RwLock<Option<Arc<ServingState>>>>,
     installing: Arc<InstallProgress>,
+    start_work: Arc<StartWork>,
     subscribers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     outcome_streams: Arc<Semaphore>,
@@ -116,6 +118,7 @@ impl LearnerService {
             address,
             opened: Arc::default(),
             installing: Arc::default(),
+            start_work: Arc::default(),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
             outcome_streams: Arc::new(Semaphore::new(OUTCOME_STREAMS_MAX)),
@@ -129,7 +132,14 @@ impl LearnerService {
 
     /// Whether this learner is ready, as reported by `/readyz`.
     pub(crate) fn readiness(&self) -> Result<(), UnreadyReason> {
-        self.disk.look()?;
+        let step = self.start_work.look();
+        // This step says more about the disk.
+        if !matches!(step, Some(StartStep::NeedsSpace { .. })) {
+            self.disk.look()?;
+        }
+        if let Some(step) = step {
+            return Err(step.to_string().into());
+        }
         if let Some(installing) = self.installing.look() {
             return Err(installing.to_string().into());
         }
@@ -140,6 +150,11 @@ impl LearnerService {
     /// The progress of installations, for the task that installs.
     pub(crate) fn installing(&self) -> &Arc<InstallProgress> {
         &self.installing
+    }
+
+    /// The work of the start, for the task that opens the files.
+    pub(crate) fn start_work(&self) -> &Arc<StartWork> {
+        &self.start_work
     }
 
     /// Serves the log and the state from now on.
@@ -195,6 +210,9 @@ impl LearnerService {
 
     fn opened(&self) -> Result<Arc<ServingState>, Status> {
         self.look().ok_or_else(|| {
+            if let Some(step) = self.start_work.look() {
+                return Status::unavailable(format!("{step}: retry, here or at another learner"));
+            }
             installs(&self.installing).unwrap_or_else(|| {
                 Status::unavailable(
                     "this learner has not found a formed cluster yet: retry, here or at another learner",

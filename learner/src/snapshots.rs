@@ -1,93 +1,41 @@
-//! Makes snapshot files of the state on disk, one at a time, and keeps the last file for a while.
+//! Makes snapshot files of the state in memory, one at a time. One file serves all: this learner's own start, acceptors that
+//! ask, and backups.
+//!
+//! The file is whole and durable before the store records the file, and the record is durable before the earlier
+//! file is removed. A file that is still read loses only its name.
 
-use std::{
-    fs, io,
-    os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod write;
 
-use bytes::Bytes;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
 use paxos_common::{
-    paxos::{quorum::Configuration, slot::Slot},
+    paxos::{identity::ClusterId, quorum::Configuration, slot::Slot},
     service::{failure::Failure, shutdown::Shutdown},
-    snapshot::{
-        SnapshotSummary,
-        name::{file_name, parse_file_name},
-    },
 };
 use tokio::{
-    fs::File,
-    sync::{mpsc, oneshot},
-    task::spawn_blocking,
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
-use crate::store::{ExportError, Log};
+use crate::{
+    knowledge::KeptView,
+    log_growth::LogGrowth,
+    snapshot_file::{self, RecordOrder, RecordedSnapshot, SnapshotFile},
+};
+use write::{NotWritten, StateWriter};
 
 /// Capacity of the queue of orders: more callers than a learner serves at a time.
 const ORDERS_MAX: usize = 16;
 /// Size in bytes of a part of a file on the network (inclusive).
 pub(crate) const PART_BYTES: usize = 256 * 1024;
-/// How long the last file serves further orders.
-const REUSE_MAX: Duration = Duration::from_secs(60);
-
-/// The file in the making, in the data directory.
-const MAKING: &str = "making.pxs";
-
-/// A whole snapshot on disk. Removed with the last handle.
-///
-/// A later snapshot of the same state has the same name, and may take the name while this file is still read. So the file
-/// is open from the beginning, and read without its name.
-#[derive(Debug)]
-pub(crate) struct SnapshotFile {
-    path: PathBuf,
-    file: Arc<fs::File>,
-    pub(crate) summary: SnapshotSummary,
-}
-
-impl SnapshotFile {
-    /// Takes over a whole file.
-    #[cfg(test)]
-    pub(crate) fn open(path: PathBuf, summary: SnapshotSummary) -> io::Result<Self> {
-        let file = Arc::new(fs::File::open(&path)?);
-        Ok(Self { path, file, summary })
-    }
-
-    /// Reads a part, on a thread for blocking calls.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    ///
-    /// # Cancel safety
-    /// Safe: the read ends in the background.
-    pub(crate) async fn read_part(&self, at: u64, len: usize) -> io::Result<Bytes> {
-        let file = Arc::clone(&self.file);
-        let read = spawn_blocking(move || {
-            let mut part = vec![0; len];
-            file.read_exact_at(&mut part, at)?;
-            Ok(part.into())
-        });
-        read.await.map_err(io::Error::other)?
-    }
-}
-
-impl Drop for SnapshotFile {
-    fn drop(&mut self) {
-        remove(&self.path);
-    }
-}
-
-/// Removes a file, if present. The next start removes the rest.
-fn remove(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, file = %path.display(), "cannot remove a snapshot file");
-        }
-        _ => {}
-    }
-}
+/// How long the last file is served without another look at its bytes.
+const TRUST_MAX: Duration = Duration::from_secs(60);
+/// Time between two looks whether the last file is in its place.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// The wait after a failed attempt to make a due file.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
+/// The same for a state that is larger than a snapshot may be.
+const TOO_LARGE_PAUSE: Duration = Duration::from_secs(600);
 
 /// Why there is no snapshot.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -100,12 +48,15 @@ pub(crate) enum NoSnapshot {
     Stopping,
 }
 
+/// The answer to a caller.
+type SnapshotAnswer = Result<Arc<SnapshotFile>, NoSnapshot>;
+
 /// A caller that waits for a snapshot.
 #[derive(Debug)]
 struct SnapshotOrder {
-    /// Lowest useful end of the snapshot; written by now.
+    /// Lowest useful end of the snapshot; applied by now.
     to: Slot,
-    answer: oneshot::Sender<Result<Arc<SnapshotFile>, NoSnapshot>>,
+    answer: oneshot::Sender<SnapshotAnswer>,
 }
 
 /// Handle for callers. Cheap to clone.
@@ -113,14 +64,14 @@ struct SnapshotOrder {
 pub(crate) struct SnapshotOrders(mpsc::Sender<SnapshotOrder>);
 
 impl SnapshotOrders {
-    /// A snapshot to slot `to` or later. Every slot below `to` must be on the learner's disk.
+    /// A snapshot to slot `to` or later. Every slot below `to` must be applied.
     ///
     /// # Errors
     /// See [`NoSnapshot`].
     ///
     /// # Cancel safety
     /// Safe: the order ends.
-    pub(crate) async fn snapshot(&self, to: Slot) -> Result<Arc<SnapshotFile>, NoSnapshot> {
+    pub(crate) async fn snapshot(&self, to: Slot) -> SnapshotAnswer {
         let (answer, made) = oneshot::channel();
         let order = SnapshotOrder { to, answer };
         self.0.try_send(order).map_err(|error| match error {
@@ -131,152 +82,264 @@ impl SnapshotOrders {
     }
 }
 
+/// The surroundings of the maker.
+#[derive(Debug)]
+pub(crate) struct MakerInputs {
+    /// For the headers of the files.
+    pub(crate) cluster: ClusterId,
+    pub(crate) configuration: Configuration,
+    /// Of the files.
+    pub(crate) directory: PathBuf,
+    /// To the applier: keeps the present state.
+    pub(crate) views: mpsc::Sender<oneshot::Sender<KeptView>>,
+    /// To the writer: records a file.
+    pub(crate) records: mpsc::Sender<RecordOrder>,
+    pub(crate) growth: Arc<LogGrowth>,
+    /// The recorded file, found whole at start.
+    pub(crate) last: Option<Arc<SnapshotFile>>,
+}
+
 /// The maker of the files.
 #[derive(Debug)]
 pub(crate) struct SnapshotMaker {
-    log: Log,
-    configuration: Configuration,
-    /// Of the files.
-    directory: PathBuf,
+    inputs: MakerInputs,
     orders: mpsc::Receiver<SnapshotOrder>,
-    /// The last file, and the time of its end.
-    last: Option<(Arc<SnapshotFile>, Instant)>,
+    due: watch::Receiver<bool>,
+    /// When the bytes of the last file were written or read.
+    trusted_at: Instant,
+    /// The store records a file that is gone or damaged: the next start would learn everything again.
+    recorded_is_lost: bool,
+    /// No due file is made before.
+    paused_until: Option<Instant>,
+    /// The first failed attempt since the last file.
+    failing_since: Option<Instant>,
+    /// The applier or the writer has ended.
+    is_ended: bool,
+    look_at: Instant,
 }
 
 impl SnapshotMaker {
-    /// A maker with its files in the data directory, and the handle for callers.
-    pub(crate) fn new(log: Log, configuration: Configuration, directory: &Path) -> (SnapshotOrders, Self) {
+    /// A maker, and the handle for callers.
+    pub(crate) fn new(inputs: MakerInputs) -> (SnapshotOrders, Self) {
         let (orders_in, orders) = mpsc::channel(ORDERS_MAX);
+        let now = Instant::now();
         let maker = Self {
-            log,
-            configuration,
-            directory: directory.to_owned(),
+            due: inputs.growth.follow_due(),
+            inputs,
             orders,
-            last: None,
+            trusted_at: now,
+            recorded_is_lost: false,
+            paused_until: None,
+            failing_since: None,
+            is_ended: false,
+            look_at: now + LOOK_INTERVAL,
         };
         (SnapshotOrders(orders_in), maker)
     }
 
-    /// Makes the ordered snapshots until the stop begins.
+    /// Makes due and ordered snapshots until the stop begins.
     ///
     /// # Errors
-    /// The learner's own file is wrong.
+    /// The state in memory is wrong, or a file cannot be written.
     ///
     /// # Cancel safety
-    /// Safe: the next start removes the file in the making.
+    /// Safe: the next start removes a file that is not recorded.
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Failure> {
-        loop {
-            let expires = self.last.as_ref().map(|(_, made)| *made + REUSE_MAX);
-            let order = tokio::select! {
-                // Only waits.
-                () = shutdown.begun() => return Ok(()),
+        tokio::select! {
+            // Only waits.
+            () = shutdown.begun() => Ok(()),
+            // Cancel safe: see above.
+            made = self.keep_making() => made,
+        }
+    }
+
+    async fn keep_making(&mut self) -> Result<(), Failure> {
+        while !self.is_ended {
+            let is_paused = self.paused_until.is_some();
+            tokio::select! {
                 // Cancel safe: an order not received stays queued.
-                order = self.orders.recv() => order,
+                order = self.orders.recv() => {
+                    let Some(order) = order else { return Ok(()) };
+                    self.serve(order).await?;
+                }
+                // Only waits.
+                true = until_due(&mut self.due), if !is_paused => self.make_due().await?,
+                // Ready at once.
+                () = std::future::ready(()), if self.recorded_is_lost && !is_paused => self.make_due().await?,
                 // A timer.
-                () = sleep_until(expires.unwrap_or_else(Instant::now)), if expires.is_some() => {
-                    self.last = None;
-                    continue;
-                }
-            };
-            let Some(SnapshotOrder { to, mut answer }) = order else {
-                return Ok(());
-            };
-            let made = tokio::select! {
-                // In this order: no file is made for a caller that is gone.
-                biased;
-                // Only waits.
-                () = shutdown.begun() => return Ok(()),
-                // Only waits.
-                () = answer.closed() => None,
-                // Cancel safe: the file in the making is removed below, or by the next start.
-                made = self.serve(to) => Some(made),
-            };
-            let Some(made) = made else {
-                tracing::debug!("the caller of a snapshot is gone: no snapshot is made");
-                remove(&self.directory.join(MAKING));
-                continue;
-            };
-            let made = match made {
-                Ok(file) => Ok(file),
-                Err(error @ ExportError::Damaged { .. }) => return Err(Failure::storage(error)),
-                Err(error) => {
-                    tracing::warn!(%error, "no snapshot is made");
-                    Err(NoSnapshot::NotMade(error.to_string()))
-                }
-            };
-            // A caller that gave up meanwhile does not get the answer.
-            let _ = answer.send(made);
-        }
-    }
-
-    /// The last file, if long enough, or a new file.
-    async fn serve(&mut self, to: Slot) -> Result<Arc<SnapshotFile>, ExportError> {
-        if let Some((last, _)) = self
-            .last
-            .as_ref()
-            .filter(|(last, _)| last.summary.header.to >= to)
-        {
-            return Ok(Arc::clone(last));
-        }
-        // Before the next file takes space.
-        self.last = None;
-        let file = Arc::new(self.make().await?);
-        self.last = Some((Arc::clone(&file), Instant::now()));
-        Ok(file)
-    }
-
-    async fn make(&self) -> Result<SnapshotFile, ExportError> {
-        let begun = Instant::now();
-        let making = self.directory.join(MAKING);
-        let mut creating = fs::File::options();
-        let creating = creating.read(true).write(true).create(true).truncate(true);
-        // The file is created and renamed between two awaits: a cancelled call would leave such work to a thread, and the
-        // file would appear after its removal.
-        let exported = match creating.open(&making) {
-            Ok(out) => {
-                let mut out = File::from_std(out);
-                let exported = self.log.export(&self.configuration, &mut out).await;
-                let file = Arc::new(out.into_std().await);
-                exported.map(|summary| (file, summary))
+                () = sleep_until(self.paused_until.unwrap_or(self.look_at)), if is_paused => self.paused_until = None,
+                // A timer.
+                () = sleep_until(self.look_at) => self.look(),
             }
-            Err(error) => Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Answers an order with the last file, if long enough, or with a new file.
+    async fn serve(&mut self, order: SnapshotOrder) -> Result<(), Failure> {
+        let SnapshotOrder { to, answer } = order;
+        if answer.is_closed() {
+            return Ok(());
+        }
+        let made = match self.usable(to).await {
+            Some(last) => Ok(last),
+            None => match self.make(Some(&answer)).await {
+                Ok(made) => Ok(made),
+                Err(NotWritten::CallerGone) => {
+                    tracing::debug!("the caller of a snapshot is gone: no snapshot is made");
+                    return Ok(());
+                }
+                Err(error) => Err(self.failed(error)?),
+            },
         };
-        let (file, summary) = exported.inspect_err(|_| remove(&making))?;
-        let path = self.directory.join(file_name(summary.header.to, &summary.sha256));
-        fs::rename(&making, &path).inspect_err(|_| remove(&making))?;
+        // A caller that gave up meanwhile does not get the answer.
+        let _ = answer.send(made);
+        Ok(())
+    }
+
+    /// The last file, if long enough, in its place, and whole.
+    async fn usable(&mut self, to: Slot) -> Option<Arc<SnapshotFile>> {
+        let last = Arc::clone(self.inputs.last.as_ref()?);
+        if last.summary.header.to < to || !self.is_alive(&last).await {
+            return None;
+        }
+        Some(last)
+    }
+
+    /// Whether the last file may be served, and would be found by the next start.
+    async fn is_alive(&mut self, last: &SnapshotFile) -> bool {
+        if last.is_in_place() {
+            if self.trusted_at.elapsed() < TRUST_MAX {
+                return true;
+            }
+            if last.is_whole().await {
+                self.trusted_at = Instant::now();
+                return true;
+            }
+        }
+        self.lose(last);
+        false
+    }
+
+    /// The recorded file is never served again, and another file is made, also without an order.
+    fn lose(&mut self, last: &SnapshotFile) {
+        tracing::warn!(
+            file = %last.path().display(),
+            "the snapshot file of this learner was removed or is damaged: the learner makes another file"
+        );
+        self.inputs.last = None;
+        self.recorded_is_lost = true;
+    }
+
+    /// Makes a file because the log after the last file is large, or the recorded file is lost.
+    async fn make_due(&mut self) -> Result<(), Failure> {
+        match self.make(None).await {
+            Ok(_) => Ok(()),
+            Err(error) => self.failed(error).map(drop),
+        }
+    }
+
+    /// Looks whether the recorded file is in its place.
+    fn look(&mut self) {
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        if let Some(last) = self.inputs.last.clone().filter(|last| !last.is_in_place()) {
+            self.lose(&last);
+        }
+    }
+
+    /// Makes a file, has the file recorded, and removes the earlier file. `caller`: the file is of use only for this caller,
+    /// unless a file is due.
+    async fn make(
+        &mut self,
+        caller: Option<&oneshot::Sender<SnapshotAnswer>>,
+    ) -> Result<Arc<SnapshotFile>, NotWritten> {
+        let begun = Instant::now();
+        let due = self.due.clone();
+        let is_lost = self.recorded_is_lost;
+        let is_wanted = || caller.is_none_or(|caller| !caller.is_closed()) || is_lost || *due.borrow();
+        let covered = self.inputs.growth.written();
+        let (answer, view) = oneshot::channel();
+        let asked = self.inputs.views.send(answer).await;
+        asked.map_err(|_| NotWritten::Stopping)?;
+        let view = view.await.map_err(|_| NotWritten::Stopping)?;
+        let MakerInputs {
+            cluster,
+            configuration,
+            directory,
+            ..
+        } = &self.inputs;
+        let bytes = self.inputs.growth.snapshot_bytes();
+        let writer = StateWriter::begin(view, *cluster, configuration, directory.clone(), bytes).await?;
+        let file = Arc::new(writer.write(is_wanted).await?);
+        let summary = &file.summary;
+        self.record(RecordedSnapshot::of(summary), covered).await?;
         tracing::info!(
             to = %summary.header.to, bytes = summary.bytes, registers = summary.footer.registers,
             took_ms = begun.elapsed().as_millis(),
             "made a snapshot of the state"
         );
-        Ok(SnapshotFile { path, file, summary })
+        self.inputs.last = Some(Arc::clone(&file));
+        self.trusted_at = Instant::now();
+        self.recorded_is_lost = false;
+        self.failing_since = None;
+        let kept = RecordedSnapshot::of(summary).name();
+        snapshot_file::remove_all_but(self.inputs.directory.clone(), Some(kept)).await;
+        Ok(file)
+    }
+
+    /// Returns once the store durably records the file.
+    async fn record(&self, snapshot: RecordedSnapshot, covered: u64) -> Result<(), NotWritten> {
+        let (answer, recorded) = oneshot::channel();
+        let record = RecordOrder {
+            snapshot,
+            covered,
+            answer,
+        };
+        let asked = self.inputs.records.send(record).await;
+        asked.map_err(|_| NotWritten::Stopping)?;
+        recorded.await.map_err(|_| NotWritten::Stopping)
+    }
+
+    /// The answer after a failed attempt.
+    ///
+    /// # Errors
+    /// The process must end.
+    fn failed(&mut self, error: NotWritten) -> Result<NoSnapshot, Failure> {
+        let pause = match error {
+            NotWritten::Stopping | NotWritten::CallerGone => {
+                self.is_ended = true;
+                return Ok(NoSnapshot::Stopping);
+            }
+            NotWritten::Differs { .. } => return Err(Failure::internal(error)),
+            NotWritten::TooLarge(_) => TOO_LARGE_PAUSE,
+            NotWritten::File(_) => RETRY_PAUSE,
+        };
+        let now = Instant::now();
+        self.paused_until = Some(now + pause);
+        let since = *self.failing_since.get_or_insert(now);
+        tracing::warn!(
+            %error, failing_s = now.duration_since(since).as_secs(), retry_s = pause.as_secs(),
+            "no snapshot is made: the log of this learner grows, and its next start takes longer"
+        );
+        Ok(NoSnapshot::NotMade(error.to_string()))
     }
 }
 
-/// Removes the files of earlier runs: a run may have been killed. Other files stay, as an operator's backup.
-pub(crate) async fn remove_leftovers(directory: PathBuf) {
-    let _ = spawn_blocking(move || remove_files(&directory)).await;
+/// Returns `true` once a snapshot is due; `false` when none is ever due again.
+async fn until_due(due: &mut watch::Receiver<bool>) -> bool {
+    due.wait_for(|due| *due).await.is_ok()
 }
 
-/// Whether a learner gives a file such a name.
-fn is_own_name(name: &str) -> bool {
-    name == MAKING || parse_file_name(name).is_some()
-}
-
-fn remove_files(directory: &Path) {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) => {
-            tracing::warn!(%error, directory = %directory.display(), "cannot look for old snapshot files");
-            return;
-        }
-    };
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let is_own = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(is_own_name)
-    };
-    paths.filter(is_own).for_each(|path| remove(&path));
+/// Writes a kept state, for tests.
+#[cfg(test)]
+pub(crate) async fn write_file(
+    view: KeptView,
+    cluster: ClusterId,
+    directory: &std::path::Path,
+) -> SnapshotFile {
+    let configuration = crate::store::testing::configuration();
+    let begun = StateWriter::begin(view, cluster, &configuration, directory.to_owned(), 0).await;
+    begun.unwrap().write(|| true).await.unwrap()
 }
 
 #[cfg(test)]

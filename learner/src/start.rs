@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use paxos_common::{
-    paxos::{
-        identity::AcceptorUuid, learner::Learner, message::Leadership, quorum::Configuration, slot::Slot,
-    },
+    paxos::{identity::AcceptorUuid, message::Leadership, quorum::Configuration, slot::Slot},
     peer::{Address, Dialer},
     service::{failure::Failure, shutdown::Shutdown},
     sqlite::DataDir,
@@ -20,33 +18,31 @@ use tokio_util::sync::DropGuard;
 
 use crate::{
     acceptors::ListedAcceptor,
-    apply::{self, Applier},
     attach::Reporter,
     catch_up::CatchUp,
     cluster::Cluster,
     config::Config,
     cut_off::{CutOffCause, GivenUp, StartStanding, sources},
     disk::DiskSpace,
-    driver::{self, DriverEvent, DriverOutputs},
     fill, forming,
     give::{Giver, Wishes},
     history::History,
     install::{CutOffLearner, Installer},
-    knowledge::Knowledge,
     live::go_live_when_caught_up,
     metrics::Instruments,
     observe::ObserveContext,
-    persist::Writer,
     position::PositionWatch,
     progress::Progress,
     service::{LearnerService, ServingState},
-    snapshots::{self, SnapshotMaker},
-    store::{self, Log, Store},
+    snapshot_file,
+    snapshots::SnapshotMaker,
+    store::{self, Log, Store, StoreOpening},
     survey,
-    trace::ValueTracer,
     trims::TrimBound,
 };
+use learning::LearningTasks;
 
+mod learning;
 mod reading;
 
 /// Capacity of the queue of acceptors' first reports: more than a cluster has acceptors.
@@ -104,21 +100,6 @@ struct InstallReports {
     _end: DropGuard,
     /// The reports end with the progress.
     _progress: watch::Sender<Progress>,
-}
-
-/// What the other tasks use of the tasks that learn, apply and write.
-struct LearningTasks {
-    /// To the driver.
-    events: mpsc::Sender<DriverEvent>,
-    /// The first unlearned slot.
-    next: watch::Receiver<Slot>,
-    /// Counts up when values should come from another acceptor.
-    stalls: watch::Receiver<u64>,
-    /// The acceptor behind the value feed.
-    feed: watch::Receiver<Option<AcceptorUuid>>,
-    applied: watch::Receiver<Progress>,
-    knowledge: Arc<Knowledge>,
-    values: ValueTracer,
 }
 
 impl Starter {
@@ -181,8 +162,8 @@ impl Starter {
             .cloned()
             .map(|address| ListedAcceptor::new(address, self.dialer.clone()))
             .collect();
-        // First of all: the files may take the last space of the disk.
-        snapshots::remove_leftovers(self.directory.path().to_owned()).await;
+        // First of all: the file may take the last space of the disk.
+        snapshot_file::remove_unfinished(self.directory.path().to_owned()).await;
         let configuration = forming::find(&acceptors).await.map_err(Failure::refused)?;
         let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
         let quorum = cluster.electorate().quorums().phase1();
@@ -219,7 +200,7 @@ impl Starter {
                 drop(reporting.take());
                 reporting = Some(self.install(found, interrupted).await?);
             }
-            let store = Store::open(Arc::clone(&self.directory), cluster.id(), &self.disk).await?;
+            let store = self.open_store(found).await?;
             let position = store.progress.applied_to();
             let (standing, reports) = survey::ask_all(cluster, acceptors, position, trims).await;
             if standing == StartStanding::CutOff {
@@ -250,6 +231,19 @@ impl Starter {
             drop(reporting);
             return Ok(session);
         }
+    }
+
+    /// Opens the files of this learner. Readers get the reason to wait.
+    async fn open_store(&self, found: &FoundCluster) -> Result<store::OpenedStore, Failure> {
+        let opening = StoreOpening {
+            directory: Arc::clone(&self.directory),
+            cluster: found.cluster.id(),
+            configuration: &found.configuration,
+            disk: &self.disk,
+            work: self.service.start_work(),
+        };
+        // Large, and rarely used.
+        Ok(Box::pin(Store::open(opening)).await?)
     }
 
     /// Installs a snapshot, and reports this to the acceptors meanwhile, and until the returned value is dropped.
@@ -288,8 +282,8 @@ impl Starter {
             installs: self.instruments.installs.clone(),
             tracer: self.tracer.clone(),
         };
-        // An export that was cancelled leaves a file, and the snapshot needs the space.
-        snapshots::remove_leftovers(self.directory.path().to_owned()).await;
+        // A snapshot that was given up leaves a file, and the next snapshot needs the space.
+        snapshot_file::remove_unfinished(self.directory.path().to_owned()).await;
         // Large, and rarely used.
         Box::pin(installer.run(learner)).await?;
         Ok(reports)
@@ -312,12 +306,11 @@ impl Starter {
         } = found;
         let shutdown = self.shutdown.child();
         let log = store.log.clone();
-        let learning = self.start_learning(cluster, store, trims, &shutdown);
+        let (learning, maker) = self.start_learning(found, store, &shutdown);
         let (leadership, leadership_seen) = watch::channel(fill::no_leader());
         let applied = learning.applied.clone();
         let barrier = self.start_barrier(cluster, acceptors, applied.clone(), leadership_seen, &shutdown);
-        let (snapshots, maker) =
-            SnapshotMaker::new(log.clone(), configuration.clone(), self.directory.path());
+        let (snapshots, maker) = SnapshotMaker::new(maker);
         let making = maker.run(shutdown.clone());
         shutdown.spawn_vital("maker of snapshots", making);
         let giver = Giver {
@@ -364,65 +357,6 @@ impl Starter {
             applied,
             shutdown,
             cut_off: cut_off_seen,
-        }
-    }
-
-    /// Starts the tasks that learn, apply and write.
-    fn start_learning(
-        &self,
-        cluster: &Cluster,
-        found: store::OpenedStore,
-        trims: &TrimBound,
-        shutdown: &Shutdown,
-    ) -> LearningTasks {
-        let from = found.progress.applied_to();
-        let (events_in, events) = mpsc::channel(driver::EVENTS_MAX);
-        let (learned, batches) = mpsc::channel(driver::BATCHES_MAX);
-        let (next, next_seen) = watch::channel(from);
-        let (stalls, stalls_seen) = watch::channel(0);
-        let (feed, feed_seen) = watch::channel(None);
-        let (applied, applied_seen) = watch::channel(found.progress.clone());
-        let (transactions, transactions_seen) = mpsc::channel(apply::TRANSACTIONS_MAX);
-        let knowledge = Arc::new(Knowledge::new(found.machine));
-        let values = ValueTracer::new(self.tracer.clone());
-
-        let core = Learner::new(cluster.electorate().clone(), from);
-        let outputs = DriverOutputs {
-            learned,
-            next,
-            stalls,
-            feed,
-        };
-        let stall_timeout = self.config.stall_timeout;
-        let (traced, stop) = (values.clone(), shutdown.clone());
-        let driving = driver::run(core, events, outputs, traced, stall_timeout, stop);
-        shutdown.spawn_vital("driver", driving);
-        let applier = Applier {
-            knowledge: Arc::clone(&knowledge),
-            progress: found.progress,
-            applied,
-            transactions,
-            commit_interval: apply::COMMIT_INTERVAL,
-            values: values.clone(),
-            commands: self.instruments.commands.clone(),
-            unreadable: self.instruments.unreadable.clone(),
-        };
-        shutdown.spawn_vital("applier", applier.run(batches));
-        let writer = Writer::new(
-            found.store,
-            Arc::clone(&knowledge),
-            self.instruments.clone(),
-            Arc::clone(&self.disk),
-        );
-        shutdown.spawn_vital("writer", writer.run(transactions_seen, trims.follow()));
-        LearningTasks {
-            events: events_in,
-            next: next_seen,
-            stalls: stalls_seen,
-            feed: feed_seen,
-            applied: applied_seen,
-            knowledge,
-            values,
         }
     }
 

@@ -1,26 +1,36 @@
-//! The learner's disk: the learned log, the state after it, and the watermark of both, in one SQLite file.
+//! The learner's disk: the learned log in one SQLite file, and the state in a snapshot file beside it.
 //!
-//! - `learned` holds every slot from `state.log_from` on and below `state.applied_to`. `register` and `session` hold the
-//!   state machine after all slots below `state.applied_to`, and `state.state_digest` is the digest of this state. All
-//!   tables change in one transaction.
-//! - `log_from` rises when the acceptors have trimmed their logs. Rows below `log_from` are deleted in later commits.
+//! - `learned` holds every slot from `state.log_from` on and below `state.applied_to`. The recorded snapshot file has the
+//!   state machine after every slot below its end, and `learned` also holds every slot from there on. A start reads the
+//!   snapshot file, applies the slots after it again, and compares the result with `state.state_digest`.
+//! - A snapshot file is whole and durable before it is recorded. The record is durable before the earlier file is removed.
+//! - `log_from` rises when the acceptors have trimmed their logs. Rows below `log_from` and below the end of the snapshot
+//!   are deleted in later commits.
 //! - Everything here is derived. A file without the last commits is an older learner: the learner continues from the
-//!   older cursor and learns the rest again. So commits need not survive power loss: see [`Store::open`].
+//!   older cursor and learns the rest again. So commits need not survive power loss, except for the record of a snapshot:
+//!   see [`Store::open`].
 //! - A file belongs to one cluster permanently.
 //! - A failed write is final: the process ends, and the next start continues from the content of the file. A write that
 //!   met a full disk or a locked file has written nothing, and is tried again.
-//! - A damaged file is set aside, a file of an older release is removed, and everything is learned again.
+//! - A damaged file is set aside, also after damage of its snapshot file, and everything is learned again. A file of schema
+//!   version 4 is upgraded, an older file is removed.
 //! - A learner that lacks trimmed slots installs a snapshot: a new file takes the place of the old file.
 
 mod aside;
 mod error;
-mod export;
 mod import;
+mod load;
 mod log;
-mod registers;
+mod open;
+mod place;
+mod replay;
+mod schema_4;
 mod state;
 mod stored;
 mod sweep;
+#[cfg(test)]
+pub(crate) mod testing;
+mod upgrade;
 
 use std::{
     path::{Path, PathBuf},
@@ -28,40 +38,33 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::{
-        identity::ClusterId,
-        machine::{Changes, Machine},
-        slot::Slot,
-        value::Value,
-    },
-    service::failure::Failure,
-    sqlite::{
-        self, DataDir, Readers, SqliteError, checksum,
-        foreign_lock::is_locked,
-        wal_limit::{WalLimit, empty_wal},
-    },
+    paxos::{identity::ClusterId, machine::Machine, slot::Slot, value::Value},
+    sqlite::{self, DataDir, SqliteError, checksum, foreign_lock::is_locked, wal_limit::WalLimit},
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 
 use crate::{
-    disk::{DiskSpace, RETRY_PAUSE, found_no_space},
+    disk::found_no_space,
     progress::{Mark, Progress},
     record::Record,
+    snapshot_file::{RecordedSnapshot, SnapshotFile},
 };
-use state::{StoredState, check_cluster, load, with_fine_marks};
+use log::row_bytes;
+use state::StoredState;
 use stored::encode_judgements;
 
 pub(crate) use error::{StoreError, StoreWriteError};
-pub(crate) use export::ExportError;
-pub(crate) use import::{ImportError, StoreImport};
+pub(crate) use import::StoreImport;
 pub(crate) use log::{Log, LogReadError};
+pub(crate) use open::StoreOpening;
+pub(crate) use place::PlaceError;
 pub(crate) use sweep::SweptRows;
 
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 5;
 /// `pxLn`: distinguishes this file from an acceptor's.
 const APPLICATION_ID: i32 = 0x7078_4c6e;
 /// Length of the write-ahead log at a checkpoint, in pages: SQLite's usual 4 MiB. Only a learner's own readers wait for
@@ -79,6 +82,10 @@ pub(crate) struct OpenedStore {
     pub(crate) progress: Progress,
     /// The state after the slots of `progress`.
     pub(crate) machine: Machine,
+    /// The recorded snapshot file, whole.
+    pub(crate) snapshot: Option<Arc<SnapshotFile>>,
+    /// Size of the log after the snapshot in bytes.
+    pub(crate) log_bytes: u64,
 }
 
 impl OpenedStore {
@@ -100,8 +107,13 @@ pub(crate) struct Transaction {
     pub(crate) marks: Vec<Mark>,
     /// The progress after these records.
     pub(crate) progress: Progress,
-    /// The changes of the state machine since the transaction before.
-    pub(crate) changes: Changes,
+}
+
+impl Transaction {
+    /// Size of the rows in bytes, about.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.records.iter().map(|record| row_bytes(&record.value)).sum()
+    }
 }
 
 /// The only writer.
@@ -119,116 +131,12 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens the file of the directory, and reads its content. A missing file is made. A damaged file is set aside, a file
-    /// of an older release is removed, and a new file is made. An interrupted installation is continued. Waits while the
-    /// disk is full.
-    ///
-    /// # Cancel safety
-    /// Safe: the file stays whole.
-    pub(crate) async fn open(
-        directory: Arc<DataDir>,
-        cluster: ClusterId,
-        disk: &DiskSpace,
-    ) -> Result<OpenedStore, StoreError> {
-        let path = directory.file(FILE);
-        import::recover(&directory)
-            .await
-            .map_err(StoreError::NotRecovered)?;
-        if let Err(source) = sqlite::refuse_foreign_file(&path, APPLICATION_ID).await {
-            return Err(StoreError::Unusable { path, source });
-        }
-        if aside::is_marked(&path) {
-            set_aside(&path, "an earlier run of this learner found the damage").await?;
-        }
-        let mut is_set_aside = false;
-        loop {
-            match Self::open_file(Arc::clone(&directory), path.clone(), cluster).await {
-                Ok(FoundFile::Opened(opened)) => {
-                    disk.has_space();
-                    return Ok(*opened);
-                }
-                Ok(FoundFile::Older) => remove_older(&path).await?,
-                Err(error) if error.is_no_space(&path) => {
-                    disk.is_full(&path);
-                    sleep(RETRY_PAUSE).await;
-                }
-                Err(error) if error.is_damage() && !is_set_aside => {
-                    set_aside(&path, &Failure::from(error).to_string()).await?;
-                    is_set_aside = true;
-                }
-                Err(StoreError::Sqlite(source)) => return Err(StoreError::Unusable { path, source }),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn open_file(
-        directory: Arc<DataDir>,
-        path: PathBuf,
-        cluster: ClusterId,
-    ) -> Result<FoundFile, StoreError> {
-        let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
-        // Only a checkpoint waits for the disk. After power loss the file is whole, but may lack the last commits; a
-        // learner learns missing slots again. Only acceptors must forget nothing.
-        sqlx::query("PRAGMA synchronous = NORMAL")
-            .execute(&mut connection)
-            .await?;
-        let named = path.display().to_string();
-        match sqlite::migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await {
-            Err(SqliteError::Older { .. }) => {
-                check_cluster(&mut connection, cluster, &named).await?;
-                return Ok(FoundFile::Older);
-            }
-            other => other.map(drop)?,
-        }
-        // The database is ours.
-        directory.tighten(FILE, &aside::FILES);
-        if !empty_wal(&mut connection).await? {
-            tracing::warn!(
-                file = named,
-                "another process reads this file: the write-ahead log was not emptied"
-            );
-        }
-        let readers = Readers::open(&path, READERS).await?;
-        let (progress, written) = load(&mut connection, cluster, &named).await?;
-        let log_from = watch::Sender::new(written.log_from);
-        let log = Log {
-            readers: readers.clone(),
-            cluster,
-            file: path.as_path().into(),
-            log_from: log_from.subscribe(),
-        };
-        let progress = with_fine_marks(progress, &log, &named).await?;
-        let mut machine = Machine::restored(progress.applied_to());
-        registers::load(&mut connection, cluster, &named, &mut machine).await?;
-        registers::load_sessions(&mut connection, cluster, &named, &mut machine).await?;
-        if progress.latest().state != Some(machine.digest()) {
-            return Err(StoreError::Damaged {
-                what: "the set of registers and sessions",
-                path: named,
-            });
-        }
-        Ok(FoundFile::Opened(Box::new(OpenedStore {
-            store: Self {
-                connection,
-                wal_limit: WalLimit::new(&path, readers),
-                path,
-                written,
-                log_from,
-                _directory: directory,
-            },
-            log,
-            machine,
-            progress,
-        })))
-    }
-
     /// Path of the file, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes records of the log, and the state after these records, in one transaction.
+    /// Writes records of the log, and the digests after these records, in one transaction.
     ///
     /// # Errors
     /// After [`StoreWriteError::Locked`] and [`StoreWriteError::NoSpace`] no part of the transaction is written, and the caller
@@ -280,9 +188,6 @@ impl Store {
         for records in chunks(&transaction.records) {
             self.insert(records).await?;
         }
-        let cluster = self.written.cluster;
-        registers::write(&mut self.connection, cluster, &transaction.changes.registers).await?;
-        registers::write_sessions(&mut self.connection, cluster, &transaction.changes.sessions).await?;
         self.finish(transaction).await
     }
 
@@ -321,11 +226,11 @@ impl Store {
                 .bind(&mark.digest.as_bytes()[..])
                 .bind(mark.state.map(|state| state.to_bytes().to_vec()));
         }
-        let Mark { to, digest, .. } = transaction.progress.latest();
+        let Mark { to, digest, state } = transaction.progress.latest();
         let state = StoredState {
             applied_to: to,
             digest,
-            state: transaction.changes.digest,
+            state: state.expect("the digest after an applied slot is known"),
             ..self.written
         };
         query
@@ -336,6 +241,44 @@ impl Store {
             .execute(&mut self.connection)
             .await?;
         Ok(state)
+    }
+
+    /// Every slot below is written.
+    pub(crate) fn written_to(&self) -> Slot {
+        self.written.applied_to
+    }
+
+    /// Records a whole and durable snapshot file in the place of the earlier file. Every slot below its end must be written.
+    /// Returns once the record, and every earlier commit, is durable: then the earlier file is of no use.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    ///
+    /// # Cancel safety
+    /// Not safe, as [`Self::write`].
+    pub(crate) async fn record_snapshot(
+        &mut self,
+        snapshot: RecordedSnapshot,
+    ) -> Result<(), StoreWriteError> {
+        let state = StoredState {
+            snapshot: Some(snapshot),
+            ..self.written
+        };
+        let durably = set_synchronous(&mut self.connection, "FULL").await;
+        durably.map_err(|error| self.failed(error))?;
+        let recorded = self.record(state).await;
+        // Also after a failure: no later commit waits for the disk.
+        let usual = set_synchronous(&mut self.connection, "NORMAL").await;
+        recorded?;
+        usual.map_err(|error| self.failed(error))
+    }
+
+    async fn record(&mut self, state: StoredState) -> Result<(), StoreWriteError> {
+        self.begin().await?;
+        let recorded = state.record_snapshot(&mut self.connection).await;
+        self.ended(recorded).await?;
+        self.written = state;
+        Ok(())
     }
 
     /// Size of the write-ahead log in bytes.
@@ -382,42 +325,13 @@ impl Store {
     }
 }
 
-/// A usable file in the directory.
-enum FoundFile {
-    Opened(Box<OpenedStore>),
-    /// Written by an older release: to be removed.
-    Older,
-}
-
-/// Removes a file of an older release, and logs this.
-async fn remove_older(path: &Path) -> Result<(), StoreError> {
-    let removed = aside::remove(path).await;
-    removed.map_err(|source| StoreError::NotRemoved {
-        path: path.to_owned(),
-        source,
-    })?;
-    tracing::warn!(
-        file = %path.display(),
-        "an older release wrote the file of this learner, and the file is removed: the learner learns everything again \
-         from the acceptors"
-    );
-    Ok(())
-}
-
-/// Sets the damaged file aside, and logs what is lost.
-async fn set_aside(path: &Path, reason: &str) -> Result<(), StoreError> {
-    let moved = aside::set_aside(path).await;
-    let aside = moved.map_err(|source| StoreError::NotSetAside {
-        path: path.to_owned(),
-        source,
-    })?;
-    tracing::warn!(
-        file = %path.display(), set_aside = %aside.display(), reason,
-        "the file of this learner is damaged and is set aside: the learner learns everything again from the acceptors. The \
-         file was also a proof of how far the log was chosen: if the acceptors have lost commits that this learner had \
-         applied, this learner does not notice"
-    );
-    Ok(())
+/// Sets when commits wait for the disk: at every commit (`FULL`), or only at a checkpoint (`NORMAL`).
+async fn set_synchronous(connection: &mut SqliteConnection, level: &'static str) -> Result<(), sqlx::Error> {
+    let sql = format!("PRAGMA synchronous = {level}");
+    sqlx::query(AssertSqlSafe(sql))
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Cuts a list into pieces, each for one statement. The sizes are powers of two, so that few statement texts occur and

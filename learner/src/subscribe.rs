@@ -97,22 +97,16 @@ mod tests {
     use std::pin::pin;
 
     use futures::{FutureExt as _, StreamExt as _};
-    use paxos_common::{
-        paxos::{identity::ClusterId, value::Value},
-        sqlite::DataDir,
-    };
+    use paxos_common::paxos::{identity::ClusterId, value::Value};
 
     use super::*;
-    use crate::{disk::DiskSpace, knowledge::Knowledge, progress::Mark, store::Store};
+    use crate::{knowledge::Knowledge, progress::Mark, store::testing::open};
 
     #[tokio::test]
     async fn large_page_is_followed_by_an_empty_one_while_there_is_no_room() {
         let directory = tempfile::tempdir().unwrap();
-        let data = DataDir::open(directory.path()).unwrap();
         let cluster = ClusterId::from_bytes([1; 16]);
-        let found = Store::open(Arc::new(data), cluster, &DiskSpace::default())
-            .await
-            .unwrap();
+        let found = open(directory.path(), cluster).await.unwrap();
         let knowledge = Knowledge::new(found.machine);
         let to = Slot::new(3).unwrap();
         for slot in Slot::ZERO.to(to) {
@@ -146,14 +140,8 @@ mod tests {
     #[tokio::test]
     async fn first_page_of_an_idle_log_comes_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let data = DataDir::open(directory.path()).unwrap();
-        let found = Store::open(
-            Arc::new(data),
-            ClusterId::from_bytes([1; 16]),
-            &DiskSpace::default(),
-        )
-        .await
-        .unwrap();
+        let cluster = ClusterId::from_bytes([1; 16]);
+        let found = open(directory.path(), cluster).await.unwrap();
         let knowledge = Arc::new(Knowledge::new(found.machine));
         let history = History::new(&knowledge, found.log);
         let (_applied, applied) = watch::channel(Progress::recovered(Mark::default(), Default::default()));

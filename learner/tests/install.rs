@@ -208,8 +208,10 @@ async fn flawed_snapshots_are_refused_and_the_old_state_stays() {
         trim(&acceptors, 100, &flawed);
         // A copy, because a learner with the old state learns the rest below.
         let copy = tempfile::tempdir().unwrap();
-        let [from, to] = [&directory, &copy].map(|directory| directory.path().join("learner.db"));
-        std::fs::copy(from, to).unwrap();
+        for entry in std::fs::read_dir(directory.path()).unwrap() {
+            let from = entry.unwrap().path();
+            std::fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
+        }
         let mut learner = TestLearner::start(&acceptors, Some(copy.path())).await;
         let not_ready = within_deadline(async {
             loop {

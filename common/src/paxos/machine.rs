@@ -8,13 +8,16 @@
 //! - *Sessions* make retries take effect once: see [`sessions`].
 //! - The *state digest* compares whole states: see [`digest`].
 //! - The *size* of a state is counted against a limit: see [`Machine::state_bytes`].
+//! - A *kept state* stays readable while further slots are applied: see [`Machine::keep`].
 
 pub mod digest;
+mod kept;
 mod registers;
+mod retained;
 pub mod sessions;
 mod size;
 
-use std::{collections::BTreeSet, ops::Bound};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -27,6 +30,7 @@ use registers::RegisterTable;
 use sessions::{SessionDecision, SessionState, SessionTable};
 use size::{outcome_bytes, register_bytes};
 
+pub use kept::{KeptPage, ReleasedState};
 pub use registers::KeyedRegister;
 
 /// Content of a key.
@@ -70,17 +74,6 @@ pub enum Judgement {
     Acknowledged,
 }
 
-/// Changes since the last [`Machine::take_changes`]: enough to bring an older copy of the state up to date.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// By key; `None`: removed.
-    pub registers: Vec<(Bytes, Option<KeyedRegister>)>,
-    /// By name; `None`: expired.
-    pub sessions: Vec<(Version, Option<SessionState>)>,
-    /// The digest of the state with these changes.
-    pub digest: StateDigest,
-}
-
 /// State of all registers and sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
@@ -91,8 +84,6 @@ pub struct Machine {
     /// The size of the registers.
     bytes: u64,
     sessions: SessionTable,
-    /// Keys written or removed since [`Machine::take_changes`].
-    changed: BTreeSet<Bytes>,
 }
 
 impl Machine {
@@ -114,6 +105,23 @@ impl Machine {
         let (_, register) = self.registers.put(key, value, version);
         self.count(&register);
         true
+    }
+
+    /// As [`Self::restore_register`], for a reader that has hashed every record of the stored state: the reader gives the
+    /// digest at the end, by [`Self::restore_digest`]. A second hash of each register would be a large part of a start.
+    #[must_use]
+    pub fn restore_hashed_register(&mut self, register: KeyedRegister) -> bool {
+        let bytes = register_bytes(register.key(), register.value());
+        let is_new = self.registers.add(register);
+        if is_new {
+            self.bytes += bytes;
+        }
+        is_new
+    }
+
+    /// The digest of the whole restored state, with all sessions.
+    pub fn restore_digest(&mut self, digest: StateDigest) {
+        self.digest = digest.without(self.sessions.digest());
     }
 
     /// Adds a session of a stored state. Returns `false`, and changes nothing, if the session is present already, or if
@@ -188,20 +196,6 @@ impl Machine {
             .collect()
     }
 
-    /// Changes since the last call, or since the start.
-    pub fn take_changes(&mut self) -> Changes {
-        let changed = std::mem::take(&mut self.changed);
-        let registers = changed.into_iter().map(|key| {
-            let register = self.registers.get(&key).cloned();
-            (key, register)
-        });
-        Changes {
-            registers: registers.collect(),
-            sessions: self.sessions.take_changes(),
-            digest: self.digest(),
-        }
-    }
-
     fn judge(&mut self, version: Version, command: &Command) -> Judgement {
         let Some(stamp) = command.session else {
             return Judgement::Executed(self.execute(version, &command.operation));
@@ -255,9 +249,6 @@ impl Machine {
         if let Some(replaced) = replaced {
             self.digest.remove(&replaced.record());
             self.bytes -= register_bytes(replaced.key(), replaced.value());
-        }
-        if !self.changed.contains(key) {
-            self.changed.insert(Bytes::copy_from_slice(key));
         }
         Outcome::Applied
     }

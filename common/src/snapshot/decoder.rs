@@ -82,7 +82,7 @@ impl SnapshotDecoder {
                     self.stage = SnapshotStage::Header;
                 }
                 SnapshotStage::Header => {
-                    let Some(record) = self.input.record()? else {
+                    let Some((record, _)) = self.input.record()? else {
                         return Ok(None);
                     };
                     let SnapshotRecord::Header(header) = record else {
@@ -97,7 +97,7 @@ impl SnapshotDecoder {
                     return Ok(Some(SnapshotPart::Header(header)));
                 }
                 SnapshotStage::State(open) => {
-                    let Some(record) = self.input.record()? else {
+                    let Some((record, encoded)) = self.input.record()? else {
                         return Ok(None);
                     };
                     if let SnapshotRecord::Footer(footer) = record {
@@ -109,7 +109,8 @@ impl SnapshotDecoder {
                         }
                         continue;
                     }
-                    let added = open.add(record).map_err(|problem| self.input.problem(problem))?;
+                    let added = open.add(record, &encoded);
+                    let added = added.map_err(|problem| self.input.problem(problem))?;
                     if added.is_some() {
                         return Ok(added);
                     }
@@ -163,26 +164,27 @@ struct OpenSnapshot {
 }
 
 impl OpenSnapshot {
-    /// Adds the next record of the state. Returns the part that the record completes, or the broken rule.
-    fn add(&mut self, record: SnapshotRecord) -> Result<Option<SnapshotPart>, &'static str> {
+    /// Adds the next record of the state with its encoding, which is canonical: see [`decode`]. Returns the part that the
+    /// record completes, or the broken rule.
+    fn add(&mut self, record: SnapshotRecord, encoded: &[u8]) -> Result<Option<SnapshotPart>, &'static str> {
         match record {
             SnapshotRecord::Register(key, register) => {
-                self.rules.admit(&DigestRecord::Register {
+                let content = DigestRecord::Register {
                     key: &key,
                     value: &register.value,
                     version: register.version,
-                })?;
+                };
+                self.rules.admit(&content, encoded)?;
                 Ok(Some(SnapshotPart::Register(key, register)))
             }
             SnapshotRecord::Session(name, session) => {
-                session
-                    .records(name)
-                    .try_for_each(|record| self.rules.admit(&record))?;
+                // The outcomes follow, each in a record of its own.
+                self.rules.admit(&session.record(name), encoded)?;
                 let before = self.session.replace((name, session));
                 Ok(before.map(|(name, session)| SnapshotPart::Session(name, session)))
             }
             SnapshotRecord::Outcome(name, sequence, recorded) => {
-                self.rules.admit(&recorded.record(name, sequence))?;
+                self.rules.admit(&recorded.record(name, sequence), encoded)?;
                 if let Some((_, session)) = &mut self.session {
                     session.recorded.insert(sequence, recorded);
                 }
@@ -222,8 +224,8 @@ impl SnapshotInput {
         Ok(Some(taken))
     }
 
-    /// Takes the next record, as soon as the buffer has the whole record.
-    fn record(&mut self) -> Result<Option<SnapshotRecord>, SnapshotError> {
+    /// Takes the next record with its bytes, as soon as the buffer has the whole record.
+    fn record(&mut self) -> Result<Option<(SnapshotRecord, BytesMut)>, SnapshotError> {
         let length = record_length(&self.buffer);
         let length = length.map_err(|problem| SnapshotError::Record {
             number: self.records + 1,
@@ -238,7 +240,7 @@ impl SnapshotInput {
         self.records += 1;
         record.advance(prefix);
         match decode(&record) {
-            Ok(record) => Ok(Some(record)),
+            Ok(content) => Ok(Some((content, record))),
             Err(UnreadableRecord::Newer(found)) => Err(newer(found)),
             Err(error) => Err(self.problem(&format!("is unreadable ({error})"))),
         }

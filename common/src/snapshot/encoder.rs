@@ -107,13 +107,13 @@ impl SnapshotEncoder {
     }
 
     fn add(&mut self, record: &DigestRecord<'_>) -> Result<(), SnapshotError> {
-        let admitted = self.rules.admit(record);
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        let admitted = self.rules.admit(record, &bytes);
         admitted.map_err(|problem| SnapshotError::Record {
             number: self.records + 1,
             problem: problem.to_owned(),
         })?;
-        let mut bytes = Vec::new();
-        record.encode(&mut bytes);
         self.push(&bytes);
         if self.taken + self.out.len() as u64 > SNAPSHOT_BYTES_MAX {
             return Err(SnapshotError::TooLarge);

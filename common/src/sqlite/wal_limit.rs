@@ -4,10 +4,7 @@
 //! moment without readers, and the file never shrinks. So the writer checks the file's size after its commits and from
 //! time to time. Above the limit, the writer first copies back everything that no reader needs, beside all reads. Then the
 //! writer lets the running reads end, holds new reads back, copies the rest back, and empties the file. So reads wait for a
-//! short copy only, also after a long read that let the log grow.
-//!
-//! A long read of this process is not held back: while the read runs, the log grows, up to a limit. Above the limit, the
-//! read must end.
+//! short copy only.
 //!
 //! A reader in another process cannot be held back. During such a read the log grows; the writer logs this, and empties
 //! the file when the reader has gone.
@@ -32,9 +29,6 @@ const WAL_BYTES_USUAL: u64 = 5 * 1024 * 1024;
 /// How long the log may stay above [`WAL_BYTES_USUAL`], also without writes.
 const LONG_MAX: Duration = Duration::from_secs(20);
 
-/// Size of the log in bytes at which long reads must end: 1 GiB.
-const LONG_READ_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-
 /// How long the running reads may take to end: each reads a page.
 const READS_END_MAX: Duration = Duration::from_millis(500);
 /// How long SQLite waits for readers of other processes. The writer is blocked during this time.
@@ -52,8 +46,6 @@ pub struct WalLimit {
     next_attempt: Option<Instant>,
     /// Since when the log is longer than usual.
     long_since: Option<Instant>,
-    /// Size of the log in bytes at which long reads must end.
-    long_read_bytes_max: u64,
 }
 
 /// Result of an attempt to empty the log.
@@ -89,7 +81,6 @@ impl WalLimit {
             readers,
             next_attempt: None,
             long_since: None,
-            long_read_bytes_max: LONG_READ_BYTES_MAX,
         }
     }
 
@@ -122,16 +113,6 @@ impl WalLimit {
             return Ok(());
         }
         let long_since = *self.long_since.get_or_insert(now);
-        if self.readers.has_long_read() {
-            // The log cannot be emptied meanwhile.
-            if bytes > self.long_read_bytes_max && self.readers.end_long_reads() {
-                tracing::warn!(
-                    file = %self.file.display(), wal_mib = bytes / 1024 / 1024,
-                    "a long read of this process ends, because the write-ahead log of this file has grown too much"
-                );
-            }
-            return Ok(());
-        }
         let is_too_long = bytes > WAL_BYTES_MAX || now.duration_since(long_since) >= LONG_MAX;
         let is_due = self.next_attempt.is_none_or(|at| at <= now);
         if !is_too_long || !is_due {
@@ -339,33 +320,6 @@ mod tests {
         sqlx::query("COMMIT").execute(&mut foreign).await.unwrap();
         let emptied = file.limit.empty(&mut file.writer).await.unwrap();
         assert_eq!((emptied, file.limit.bytes()), (Emptied::Whole, 0));
-    }
-
-    #[tokio::test]
-    async fn long_read_delays_the_emptying_up_to_a_limit() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut file = file(&directory).await;
-        file.limit.long_read_bytes_max = 40 * 1024 * 1024;
-        write(&mut file.writer, 1).await;
-        let mut long = file.readers.long_read().await.unwrap();
-        long.begin().await.unwrap();
-        assert_eq!(count(&mut long).await, 1);
-        let mut must_end = std::pin::pin!(long.must_end());
-        write(&mut file.writer, 17).await;
-        file.limit.keep(&mut file.writer).await.unwrap();
-        let at_limit = timeout(Duration::ZERO, &mut must_end).await;
-        assert!(at_limit.is_err() && file.limit.bytes() > WAL_BYTES_MAX);
-        // Short reads take their turns meanwhile, and see later commits.
-        assert_eq!(count(&mut file.readers.read().await.unwrap()).await, 2);
-        assert_eq!(count(&mut long).await, 1);
-        write(&mut file.writer, 30).await;
-        file.limit.keep(&mut file.writer).await.unwrap();
-        must_end.await;
-        long.close().await;
-        file.limit.keep(&mut file.writer).await.unwrap();
-        assert_eq!(file.limit.bytes(), 0);
-        let next = file.readers.long_read().await.unwrap();
-        assert!(timeout(Duration::ZERO, next.must_end()).await.is_err());
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use tonic::Streaming;
 use super::Installer;
 use crate::{
     acceptors::{ListedAcceptor, within_deadline},
-    store::{ImportError, StoreImport},
+    store::{PlaceError, StoreImport},
 };
 
 /// Longest time without bytes of the snapshot.
@@ -46,7 +46,7 @@ pub(super) enum InstallError {
     #[error(transparent)]
     Content(#[from] SnapshotError),
     #[error(transparent)]
-    Import(#[from] ImportError),
+    Import(#[from] PlaceError),
 }
 
 /// The file, as announced before the first byte.
@@ -97,7 +97,7 @@ impl Installer<'_> {
         }
     }
 
-    /// Writes all parts of the state. On success the snapshot is whole, and the announced one.
+    /// Writes all bytes, and checks every record. On success the snapshot is whole, and the announced one.
     async fn fill(
         &self,
         import: &mut StoreImport,
@@ -118,8 +118,8 @@ impl Installer<'_> {
                 return Err(announced.differs(sent));
             }
             decoder.push(&part.data);
-            while let Some(part) = decoder.next_part()? {
-                if let SnapshotPart::Header(header) = &part {
+            while let Some(content) = decoder.next_part()? {
+                if let SnapshotPart::Header(header) = &content {
                     if header.to != announced.to {
                         return Err(announced.differs(format!("a snapshot to slot {}", header.to)));
                     }
@@ -127,8 +127,8 @@ impl Installer<'_> {
                         return Err(InstallError::OtherConfiguration);
                     }
                 }
-                import.add(part).await?;
             }
+            import.add(part.data).await?;
             self.progress.received(received);
             due = Instant::now() + SILENCE_MAX;
         }

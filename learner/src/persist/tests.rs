@@ -1,12 +1,15 @@
 //! The writer's share of time for sweeps, and the files left by a writer.
 
-use paxos_common::{
-    paxos::{identity::ClusterId, value::Value},
-    sqlite::DataDir,
-};
+use paxos_common::paxos::{identity::ClusterId, value::Value};
+
+use tokio::sync::oneshot;
 
 use super::*;
-use crate::{progress::Progress, store::LogReadError};
+use crate::{
+    progress::Progress,
+    snapshot_file::RecordedSnapshot,
+    store::{LogReadError, testing},
+};
 
 fn slot(number: u64) -> Slot {
     Slot::new(number).unwrap()
@@ -56,7 +59,6 @@ async fn send(
             records: vec![record],
             marks: marks.into_iter().collect(),
             progress: progress.clone(),
-            changes: knowledge.take_changes(),
         };
         transactions.send(transaction).await.unwrap();
     }
@@ -66,19 +68,20 @@ async fn send(
 async fn learned_log_follows_the_bound_as_far_as_it_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let cluster = ClusterId::from_bytes([1; 16]);
-    let open = async || {
-        let data = DataDir::open(directory.path()).unwrap();
-        Store::open(Arc::new(data), cluster, &DiskSpace::default())
-            .await
-            .unwrap()
-    };
+    let open = async || testing::open(directory.path(), cluster).await.unwrap();
     let found = open().await;
     let (knowledge, log) = (Arc::new(Knowledge::new(found.machine)), found.log);
     let (instruments, disk) = (Instruments::default(), Arc::default());
-    let writer = Writer::new(found.store, Arc::clone(&knowledge), instruments, disk);
-    let (transactions, received) = mpsc::channel(1);
-    let (bound, seen) = watch::channel(Slot::ZERO);
-    let running = tokio::spawn(writer.run(received, seen));
+    let growth = Arc::new(LogGrowth::new(u64::MAX, 0, 0));
+    let writer = Writer::new(found.store, Arc::clone(&knowledge), instruments, disk, growth);
+    let (transactions, transactions_seen) = mpsc::channel(1);
+    let (bound, bound_seen) = watch::channel(Slot::ZERO);
+    let inputs = WriterInputs {
+        transactions: transactions_seen,
+        bound: bound_seen,
+        records: mpsc::channel(1).1,
+    };
+    let running = tokio::spawn(writer.run(inputs));
 
     let mut progress = found.progress;
     send(&knowledge, &mut progress, 50, &transactions).await;
@@ -105,4 +108,55 @@ async fn learned_log_follows_the_bound_as_far_as_it_is_written() {
     assert!(matches!(below, Err(LogReadError::Trimmed)), "{below:?}");
     let page = found.log.page(from, slot(75)).await.unwrap();
     assert_eq!(page.len() as u64, slot(75).since(from));
+}
+
+#[tokio::test]
+async fn snapshot_is_recorded_once_the_slots_below_its_end_are_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = ClusterId::from_bytes([1; 16]);
+    let open = async || testing::open(directory.path(), cluster).await.unwrap();
+    let found = open().await;
+    let knowledge = Arc::new(Knowledge::new(found.machine));
+    let growth = Arc::new(LogGrowth::new(1, 0, 0));
+    let (instruments, disk) = (Instruments::default(), Arc::default());
+    let writer = Writer::new(
+        found.store,
+        Arc::clone(&knowledge),
+        instruments,
+        disk,
+        Arc::clone(&growth),
+    );
+    let (transactions, transactions_seen) = mpsc::channel(100);
+    let (records, records_seen) = mpsc::channel(1);
+    let (_bound, bound) = watch::channel(Slot::ZERO);
+    let inputs = WriterInputs {
+        transactions: transactions_seen,
+        bound,
+        records: records_seen,
+    };
+
+    let mut progress = found.progress;
+    send(&knowledge, &mut progress, 50, &transactions).await;
+    let view = knowledge.keep(progress.latest());
+    let file = crate::snapshots::write_file(view, cluster, directory.path()).await;
+    let snapshot = RecordedSnapshot::of(&file.summary);
+    let (answer, recorded) = oneshot::channel();
+    let record = RecordOrder {
+        snapshot,
+        covered: 0,
+        answer,
+    };
+    records.send(record).await.unwrap();
+    let running = tokio::spawn(writer.run(inputs));
+    recorded.await.unwrap();
+    let durable_to = knowledge.recent(crate::recent::Recent::durable_to);
+    assert!(durable_to >= slot(50), "{durable_to}");
+    send(&knowledge, &mut progress, 5, &transactions).await;
+    drop(transactions);
+    running.await.unwrap().unwrap();
+    found.log.close().await;
+    let found = open().await;
+    assert_eq!(found.progress.latest(), progress.latest());
+    let loaded = found.snapshot.unwrap();
+    assert_eq!(RecordedSnapshot::of(&loaded.summary), snapshot);
 }

@@ -19,7 +19,8 @@ use tonic::Status;
 use super::{ServingState, streams::ResponseStream};
 use crate::{
     knowledge::LearningEnded,
-    snapshots::{NoSnapshot, PART_BYTES, SnapshotFile},
+    snapshot_file::SnapshotFile,
+    snapshots::{NoSnapshot, PART_BYTES},
     subscribe::PROGRESS_INTERVAL,
 };
 
@@ -272,7 +273,10 @@ impl From<NoSnapshot> for Status {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs::{self, File},
+        sync::Weak,
+    };
 
     use futures::StreamExt as _;
     use paxos_test_values::{acceptor, cluster_of_one, slot, snapshot_file};
@@ -280,9 +284,10 @@ mod tests {
 
     use super::*;
 
-    /// Answers of a backup of some parts, with the directory of its file, and the places for backups.
+    /// Answers of a backup of some parts, with its file, and the places for backups.
     fn begun() -> (
-        tempfile::TempDir,
+        Weak<SnapshotFile>,
+        Vec<u8>,
         Arc<Semaphore>,
         ResponseStream<pb::BackupResponse>,
     ) {
@@ -291,31 +296,37 @@ mod tests {
         let permit = Arc::clone(&places).try_acquire_owned().unwrap();
         let (summary, content) = snapshot_file(&cluster_of_one(acceptor(1)), slot(9), 4 * PART_BYTES);
         let path = directory.path().join("file");
-        fs::write(&path, content).unwrap();
+        fs::write(&path, &content).unwrap();
+        // Read without the name.
+        let opened = File::open(&path).unwrap();
+        let file = Arc::new(SnapshotFile::found(path, opened, summary));
+        let held = Arc::downgrade(&file);
         let making = async move {
             // The caller waits for some messages without content.
             sleep(PROGRESS_INTERVAL * 5 / 2).await;
-            Ok(Arc::new(SnapshotFile::open(path, summary).unwrap()))
+            Ok(file)
         };
         let answers = answers(making, permit, Room::default());
-        (directory, places, answers)
+        (held, content, places, answers)
     }
 
     #[tokio::test(start_paused = true)]
     async fn stalled_caller_keeps_neither_the_turn_nor_the_file() {
         // Before the first message, while the file is made, after its name, and after two parts.
         for taken in [0, 2, 3, 5] {
-            let (directory, places, mut answers) = begun();
-            let file = directory.path().join("file");
+            let (file, _, places, mut answers) = begun();
             for _ in 0..taken {
                 answers.next().await.unwrap().unwrap();
             }
             assert_eq!(places.available_permits(), 0);
             sleep(STALL_MAX - Duration::from_secs(1)).await;
-            assert!(file.exists() && places.available_permits() == 0, "{taken}");
+            assert!(
+                file.strong_count() == 1 && places.available_permits() == 0,
+                "{taken}"
+            );
             sleep(Duration::from_secs(2)).await;
             assert_eq!(places.available_permits(), 1, "{taken}");
-            assert!(!file.exists(), "the file is kept after {taken} messages");
+            assert_eq!(file.strong_count(), 0, "the file is kept after {taken} messages");
             let mut ended = answers.collect::<Vec<_>>().await;
             let status = ended.pop().unwrap().unwrap_err();
             assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{taken}: {status}");
@@ -325,9 +336,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn caller_that_takes_parts_with_pauses_gets_the_whole_file() {
-        let (directory, places, mut answers) = begun();
-        let path = directory.path().join("file");
-        let expected = fs::read(&path).unwrap();
+        let (file, expected, places, mut answers) = begun();
         let mut found = Vec::new();
         while let Some(part) = answers.next().await {
             found.extend_from_slice(&part.unwrap().data);
@@ -336,7 +345,7 @@ mod tests {
         assert!(found == expected, "{} of {} bytes", found.len(), expected.len());
         drop(answers);
         assert_eq!(places.available_permits(), 1);
-        assert!(!path.exists());
+        assert_eq!(file.strong_count(), 0);
     }
 
     #[test]

@@ -1,82 +1,156 @@
-//! Files made from a store: whole, consistent beside a writer, reused, and removed.
+//! Files made of the state in memory: whole, recorded, consistent beside a busy applier, reused, and removed.
 
-use std::{collections::BTreeMap, pin::Pin, task::Poll};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Mutex, MutexGuard},
+};
 
 use bytes::Bytes;
 use paxos_common::{
     paxos::{
-        identity::AcceptorUuid,
         machine::{Machine, digest::StateDigest},
         value::Value,
     },
     service::failure::Exit,
-    snapshot::decoder::{SnapshotDecoder, SnapshotPart},
-    sqlite::DataDir,
+    snapshot::{
+        SnapshotSummary,
+        decoder::{SnapshotDecoder, SnapshotPart},
+    },
 };
 use paxos_proto::v1 as pb;
 use paxos_test_values::slot;
-use sqlx::Connection as _;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-fn name_of(summary: &SnapshotSummary) -> String {
-    file_name(summary.header.to, &summary.sha256)
-}
+mod lost;
+mod power;
+
 use crate::{
-    disk::DiskSpace,
     knowledge::Knowledge,
+    metrics::Instruments,
+    persist::{Writer, WriterInputs},
     progress::Progress,
     record::read_commands,
-    store::{Store, Transaction},
+    store::{
+        OpenedStore, Transaction,
+        testing::{configuration, open},
+    },
 };
 
-fn configuration() -> Configuration {
-    let members = (1..=3u128).map(|number| {
-        let address = format!("http://127.0.0.1:700{number}");
-        (AcceptorUuid::from_u128(number), Arc::from(address))
-    });
-    Configuration::new(members, 2, 2).unwrap()
-}
+/// Growth of the log that makes a file due.
+const LOG_BYTES_MIN: u64 = 1_000_000;
 
-/// A learner's disk.
+/// A learner's applier and writer, with a maker of snapshots that the test runs.
 struct Disk {
-    directory: tempfile::TempDir,
-    store: Store,
-    log: Log,
-    knowledge: Knowledge,
-    progress: Progress,
+    directory: PathBuf,
+    /// Removes the directory.
+    _temporary: Option<tempfile::TempDir>,
+    knowledge: Arc<Knowledge>,
+    /// Locked while a transaction is applied, or the state is kept.
+    progress: Arc<Mutex<Progress>>,
+    transactions: mpsc::Sender<Transaction>,
+    writer: tokio::task::JoinHandle<Result<(), Failure>>,
+    growth: Arc<LogGrowth>,
+    orders: SnapshotOrders,
+    shutdown: Shutdown,
     /// The digest of the state at the end of each transaction.
     digests: BTreeMap<Slot, StateDigest>,
+    _bound: watch::Sender<Slot>,
+}
+
+fn cluster() -> ClusterId {
+    configuration().cluster_id()
+}
+
+fn locked(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap()
 }
 
 impl Disk {
-    async fn new() -> Self {
+    /// A learner on an empty directory, and its maker.
+    async fn new() -> (Self, SnapshotMaker) {
         let directory = tempfile::tempdir().unwrap();
-        let data = DataDir::open(directory.path()).unwrap();
-        let cluster = configuration().cluster_id();
-        let found = Store::open(Arc::new(data), cluster, &DiskSpace::default())
-            .await
-            .unwrap();
-        Self {
+        let path = directory.path().to_owned();
+        Self::open(path, Some(directory)).await
+    }
+
+    async fn open(directory: PathBuf, temporary: Option<tempfile::TempDir>) -> (Self, SnapshotMaker) {
+        let found = open(&directory, cluster()).await.unwrap();
+        let OpenedStore {
+            store,
+            progress,
+            machine,
+            snapshot,
+            log_bytes,
+            ..
+        } = found;
+        let shutdown = Shutdown::new(&CancellationToken::new());
+        let knowledge = Arc::new(Knowledge::new(machine));
+        let progress = Arc::new(Mutex::new(progress));
+        let bytes = snapshot.as_ref().map_or(0, |file| file.summary.bytes);
+        let growth = Arc::new(LogGrowth::new(LOG_BYTES_MIN, log_bytes, bytes));
+        let (views, mut wanted) = mpsc::channel::<oneshot::Sender<KeptView>>(1);
+        let (kept, held) = (Arc::clone(&knowledge), Arc::clone(&progress));
+        tokio::spawn(async move {
+            while let Some(view) = wanted.recv().await {
+                let progress = locked(&held);
+                let _ = view.send(kept.keep(progress.latest()));
+            }
+        });
+        let (records, recorded) = mpsc::channel(1);
+        let (transactions, received) = mpsc::channel(1);
+        let (bound, bound_seen) = watch::channel(Slot::ZERO);
+        let writer = Writer::new(
+            store,
+            Arc::clone(&knowledge),
+            Instruments::default(),
+            Arc::default(),
+            Arc::clone(&growth),
+        );
+        let inputs = WriterInputs {
+            transactions: received,
+            bound: bound_seen,
+            records: recorded,
+        };
+        let writer = tokio::spawn(writer.run(inputs));
+        let (orders, maker) = SnapshotMaker::new(MakerInputs {
+            cluster: cluster(),
+            configuration: configuration(),
+            directory: directory.clone(),
+            views,
+            records,
+            growth: Arc::clone(&growth),
+            last: snapshot,
+        });
+        let disk = Self {
             directory,
-            store: found.store,
-            log: found.log,
-            knowledge: Knowledge::new(found.machine),
-            progress: found.progress,
+            _temporary: temporary,
+            knowledge,
+            progress,
+            transactions,
+            writer,
+            growth,
+            orders,
+            shutdown,
             digests: BTreeMap::new(),
-        }
+            _bound: bound,
+        };
+        (disk, maker)
     }
 
     /// Writes slots with a put in a session each, in one transaction. The values have this many bytes.
     async fn write(&mut self, slots: u64, bytes: usize) {
-        let from = self.progress.applied_to();
-        let mut transaction = Transaction {
-            records: Vec::new(),
-            marks: Vec::new(),
-            progress: Progress::default(),
-            changes: Default::default(),
-        };
+        let transaction = self.apply(slots, bytes);
+        self.transactions.send(transaction).await.unwrap();
+    }
+
+    fn apply(&mut self, slots: u64, bytes: usize) -> Transaction {
+        let mut progress = locked(&self.progress);
+        let from = progress.applied_to();
+        let (mut records, mut marks) = (Vec::new(), Vec::new());
         for slot in from.to(from.plus(slots)) {
             let number = slot.get();
             let operation = match number % 10 {
@@ -103,47 +177,66 @@ impl Disk {
             let value = Value::batch(&[value], Bytes::new());
             let read = read_commands(slot, &value).unwrap();
             let (record, state) = self.knowledge.apply(slot, value, read.shown, &read.commands);
-            transaction
-                .marks
-                .extend(self.progress.pass(slot, &record.value, Some(state)));
-            transaction.records.push(record);
+            marks.extend(progress.pass(slot, &record.value, Some(state)));
+            records.push(record);
         }
-        transaction.progress = self.progress.clone();
-        transaction.changes = self.knowledge.take_changes();
-        self.digests.insert(
-            self.progress.applied_to(),
-            self.knowledge.machine(Machine::digest),
-        );
-        self.store.write(&transaction).await.unwrap();
-        self.store.keep_wal_short().await.unwrap();
+        let digest = self.knowledge.machine(Machine::digest);
+        self.digests.insert(progress.applied_to(), digest);
+        Transaction {
+            records,
+            marks,
+            progress: progress.clone(),
+        }
     }
 
-    fn maker(&self) -> (SnapshotOrders, SnapshotMaker) {
-        SnapshotMaker::new(self.log.clone(), configuration(), self.directory.path())
+    /// Ends the tasks as a kill does, and starts a learner on the same files.
+    async fn restart(self) -> (Self, SnapshotMaker) {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(&self.directory).unwrap() {
+            let path = entry.unwrap().path();
+            if !path.to_str().unwrap().ends_with("-shm") {
+                fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        let path = copy.path().to_owned();
+        Self::open(path, Some(copy)).await
+    }
+
+    fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes the rest, and closes the store.
+    async fn close(self) {
+        drop(self.transactions);
+        self.writer.await.unwrap().unwrap();
     }
 
     /// Names of the snapshot files.
     fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.directory.path()).unwrap();
+        let entries = fs::read_dir(self.path()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(".pxs")).collect()
     }
 
-    async fn damage(&self, sql: &'static str) {
-        let options =
-            sqlx::sqlite::SqliteConnectOptions::new().filename(self.directory.path().join("learner.db"));
-        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-        let changed = sqlx::query(sql).execute(&mut connection).await.unwrap();
-        assert_eq!(changed.rows_affected(), 1);
-        connection.close().await.unwrap();
+    fn run(&self, maker: SnapshotMaker) -> tokio::task::JoinHandle<Result<(), Failure>> {
+        tokio::spawn(maker.run(self.shutdown.clone()))
     }
 }
 
+fn name_of(file: &SnapshotFile) -> String {
+    RecordedSnapshot::of(&file.summary).name()
+}
+
+async fn content(file: &SnapshotFile) -> Bytes {
+    let bytes = usize::try_from(file.summary.bytes).unwrap();
+    file.read_part(0, bytes).await.unwrap()
+}
+
 /// The state in a file.
-fn read(file: &SnapshotFile) -> Machine {
-    let bytes = fs::read(&file.path).unwrap();
-    let mut decoder = SnapshotDecoder::new(Some(configuration().cluster_id()));
-    decoder.push(&bytes);
+async fn read(file: &SnapshotFile) -> Machine {
+    let mut decoder = SnapshotDecoder::new(Some(cluster()));
+    decoder.push(&content(file).await);
     let mut machine = Machine::restored(file.summary.header.to);
     while let Some(part) = decoder.next_part().unwrap() {
         match part {
@@ -154,92 +247,79 @@ fn read(file: &SnapshotFile) -> Machine {
             SnapshotPart::Session(name, session) => assert!(machine.restore_session(name, session)),
         }
     }
-    assert_eq!(decoder.finish().unwrap(), file.summary);
+    let summary: SnapshotSummary = decoder.finish().unwrap();
+    assert_eq!(summary, file.summary);
     machine
 }
 
 #[tokio::test]
 async fn snapshot_has_the_state_and_the_digests_of_its_slot() {
-    let mut disk = Disk::new().await;
+    let (mut disk, maker) = Disk::new().await;
     disk.write(2_500, 100).await;
-    let (_, mut maker) = disk.maker();
-    let file = maker.serve(slot(2_500)).await.unwrap();
+    disk.run(maker);
+    let file = disk.orders.snapshot(slot(2_500)).await.unwrap();
     let header = &file.summary.header;
     assert_eq!(header.to, slot(2_500));
-    assert_eq!(&header.log_digest, disk.progress.latest().digest.as_bytes());
+    let latest = locked(&disk.progress).latest();
+    assert_eq!(&header.log_digest, latest.digest.as_bytes());
     assert_eq!(header.configuration, configuration());
-    let mut machine = disk.knowledge.machine(Machine::clone);
-    machine.take_changes();
-    assert_eq!(read(&file), machine);
+    assert_eq!(read(&file).await, disk.knowledge.machine(Machine::clone));
     assert_eq!(file.summary.footer.registers, 900);
     assert_eq!(file.summary.footer.sessions, 250);
-    let [name] = &disk.files()[..] else {
-        panic!("{:?}", disk.files())
-    };
-    assert_eq!(*name, name_of(&file.summary));
-    // The same state has the same file.
-    drop((maker, file));
-    assert_eq!(disk.files(), [] as [String; 0]);
-    let (_, mut again) = disk.maker();
-    let again = again.serve(slot(0)).await.unwrap();
-    assert_eq!(name_of(&again.summary), *name);
+    assert_eq!(disk.files(), [name_of(&file)]);
 }
 
 #[tokio::test]
-async fn last_file_is_used_again_if_long_enough_and_removed_with_its_last_user() {
-    let mut disk = Disk::new().await;
+async fn last_file_is_used_again_if_long_enough_also_after_a_restart() {
+    let (mut disk, maker) = Disk::new().await;
     disk.write(100, 10).await;
-    let (_, mut maker) = disk.maker();
-    let first = maker.serve(slot(100)).await.unwrap();
+    disk.run(maker);
+    let first = disk.orders.snapshot(slot(100)).await.unwrap();
     disk.write(100, 10).await;
-    let again = maker.serve(slot(100)).await.unwrap();
+    let again = disk.orders.snapshot(slot(100)).await.unwrap();
     assert!(Arc::ptr_eq(&first, &again));
-    let longer = maker.serve(slot(101)).await.unwrap();
+    let longer = disk.orders.snapshot(slot(101)).await.unwrap();
     assert_eq!(longer.summary.header.to, slot(200));
-    assert_eq!(disk.files().len(), 2);
-    drop((first, again));
-    assert_eq!(disk.files(), [name_of(&longer.summary)]);
-    drop((maker, longer));
-    assert_eq!(disk.files(), [] as [String; 0]);
+    // The first file is read to its end without its name.
+    assert_eq!(disk.files(), [name_of(&longer)]);
+    assert_eq!(read(&first).await.applied_to(), slot(100));
+    let (disk, maker) = disk.restart().await;
+    disk.run(maker);
+    let found = disk.orders.snapshot(slot(200)).await.unwrap();
+    assert_eq!(found.summary, longer.summary);
+    assert_eq!(disk.files(), [name_of(&longer)]);
 }
 
 #[tokio::test]
-async fn later_file_of_the_same_name_is_read_to_its_end_without_the_earlier_file() {
-    let mut disk = Disk::new().await;
-    disk.write(100, 10).await;
-    let (_, mut maker) = disk.maker();
-    let first = maker.serve(slot(100)).await.unwrap();
-    // The first file is still read when its time for further orders is over. Nothing was written since.
-    maker.last = None;
-    let second = maker.serve(slot(100)).await.unwrap();
-    assert_eq!(first.path, second.path);
-    let content = async |file: &SnapshotFile| {
-        let bytes = usize::try_from(file.summary.bytes).unwrap();
-        file.read_part(0, bytes).await.unwrap()
-    };
-    let expected = content(&first).await;
-    drop(first);
-    assert_eq!(content(&second).await, expected);
-    drop((maker, second));
-    assert_eq!(disk.files(), [] as [String; 0]);
+async fn snapshot_is_made_without_an_order_once_the_log_has_grown() {
+    let (mut disk, maker) = Disk::new().await;
+    disk.run(maker);
+    disk.write(50, 10_000).await;
+    assert!(!*disk.growth.follow_due().borrow());
+    disk.write(60, 10_000).await;
+    let mut due = disk.growth.follow_due();
+    due.wait_for(|due| *due).await.unwrap();
+    due.wait_for(|due| !*due).await.unwrap();
+    // One file serves all.
+    let file = disk.orders.snapshot(slot(110)).await.unwrap();
+    assert_eq!(file.summary.header.to, slot(110));
+    assert_eq!(disk.files(), [name_of(&file)]);
+    let expected = disk.knowledge.machine(Machine::clone);
+    let (disk, _maker) = disk.restart().await;
+    assert_eq!(disk.knowledge.machine(Machine::clone), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshots_beside_a_busy_writer_are_states_between_transactions() {
-    let mut disk = Disk::new().await;
+async fn snapshots_beside_a_busy_applier_are_states_between_transactions() {
+    let (mut disk, mut maker) = Disk::new().await;
     disk.write(500, 2_000).await;
-    let (_, mut maker) = disk.maker();
-    let (stop, stopped) = oneshot::channel::<()>();
+    let (stop, mut stopped) = oneshot::channel::<()>();
     let making = tokio::spawn(async move {
         let mut files = Vec::new();
-        let mut stopped = std::pin::pin!(stopped);
-        loop {
-            maker.last = None;
-            tokio::select! {
-                file = maker.make() => files.push(file.unwrap()),
-                _ = &mut stopped => return files,
-            }
+        while stopped.try_recv().is_err() {
+            files.push(maker.make(None).await.unwrap());
         }
+        files
     });
     for _ in 0..200 {
         disk.write(7, 2_000).await;
@@ -249,158 +329,121 @@ async fn snapshots_beside_a_busy_writer_are_states_between_transactions() {
     assert!(files.len() > 1, "{}", files.len());
     for file in &files {
         let expected = disk.digests[&file.summary.header.to];
-        assert_eq!(
-            (read(file).digest(), file.summary.footer.digest),
-            (expected, expected)
-        );
+        let found = read(file).await.digest();
+        assert_eq!((found, file.summary.footer.digest), (expected, expected));
     }
+    assert_eq!(disk.files(), [name_of(files.last().unwrap())]);
 }
 
 #[tokio::test]
-async fn damage_of_the_state_ends_the_maker_with_74_and_marks_the_file() {
-    for sql in [
-        "UPDATE register SET value = x'00' WHERE key = (SELECT min(key) FROM register)",
-        "DELETE FROM register WHERE key = (SELECT min(key) FROM register)",
-        "UPDATE session SET content = x'00' WHERE slot = 10",
-        "DELETE FROM session WHERE slot = 10",
-        "UPDATE state SET state_digest = x'00000000000000000000000000000000'",
-    ] {
-        let mut disk = Disk::new().await;
-        disk.write(100, 10).await;
-        disk.damage(sql).await;
-        let (snapshots, maker) = disk.maker();
-        let shutdown = Shutdown::new(&CancellationToken::new());
-        let (made, ran) = tokio::join!(snapshots.snapshot(slot(100)), maker.run(shutdown));
-        assert!(matches!(made, Err(NoSnapshot::Stopping)), "{sql}: {made:?}");
-        let failure = ran.unwrap_err();
-        assert_eq!(failure.code, Exit::Storage, "{sql}: {failure}");
-        assert!(disk.directory.path().join("DAMAGED").exists(), "{sql}");
-        assert_eq!(disk.files(), [] as [String; 0], "{sql}");
+async fn file_is_not_the_last_before_the_slots_below_are_written() {
+    let (mut disk, maker) = Disk::new().await;
+    disk.write(100, 10).await;
+    disk.knowledge.durable().until(slot(100)).await.unwrap();
+    let transaction = disk.apply(50, 10);
+    disk.run(maker);
+    let mut order = Box::pin(disk.orders.snapshot(slot(150)));
+    let is_whole = |name: &String| name.starts_with("state-150-");
+    while !disk.files().iter().any(is_whole) {
+        assert!(futures::poll!(&mut order).is_pending());
+        tokio::task::yield_now().await;
     }
+    // Far longer than a record takes.
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut order).await;
+    assert!(early.is_err(), "recorded too early");
+    // A restart here has the written slots, and not the snapshot.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["learner.db", "learner.db-wal"] {
+        fs::copy(disk.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let found = open(copy.path(), cluster()).await.unwrap();
+    assert_eq!(found.progress.applied_to(), slot(100));
+    assert!(found.snapshot.is_none());
+    disk.transactions.send(transaction).await.unwrap();
+    let file = order.await.unwrap();
+    assert_eq!(file.summary.header.to, slot(150));
+}
+
+#[tokio::test]
+async fn wrong_state_in_memory_ends_the_process_and_no_file_is_left() {
+    let (mut disk, maker) = Disk::new().await;
+    disk.write(100, 10).await;
+    // The digests of another state.
+    let wrong = crate::progress::Mark {
+        state: Some(StateDigest::default()),
+        ..locked(&disk.progress).latest()
+    };
+    *locked(&disk.progress) = Progress::recovered(wrong, Default::default());
+    let orders = disk.orders.clone();
+    let (made, ran) = tokio::join!(orders.snapshot(slot(100)), maker.run(disk.shutdown.clone()));
+    assert!(matches!(made, Err(NoSnapshot::Stopping)), "{made:?}");
+    assert_eq!(ran.unwrap_err().code, Exit::Internal);
+    assert_eq!(disk.files(), [] as [String; 0]);
 }
 
 #[tokio::test]
 async fn no_file_is_made_for_a_caller_that_is_gone() {
-    let mut disk = Disk::new().await;
+    let (mut disk, maker) = Disk::new().await;
     disk.write(100, 10).await;
-    // A file in the making would end the maker.
-    disk.damage("UPDATE register SET value = x'00' WHERE key = (SELECT min(key) FROM register)")
-        .await;
-    let (snapshots, maker) = disk.maker();
     for _ in 0..3 {
-        let mut gone = Box::pin(snapshots.snapshot(slot(100)));
+        let mut gone = Box::pin(disk.orders.snapshot(slot(100)));
         assert!(futures::poll!(&mut gone).is_pending());
     }
-    let shutdown = Shutdown::new(&CancellationToken::new());
-    let running = tokio::spawn(maker.run(shutdown.clone()));
+    let running = disk.run(maker);
     // The maker has taken the orders: there is room for as many.
-    while snapshots.0.capacity() < ORDERS_MAX {
+    while disk.orders.0.capacity() < ORDERS_MAX {
         tokio::task::yield_now().await;
     }
-    shutdown.begin();
+    disk.shutdown.begin();
     running.await.unwrap().unwrap();
+    assert_eq!(disk.files(), [] as [String; 0]);
 }
 
 #[tokio::test]
 async fn file_in_the_making_is_given_up_when_the_caller_goes() {
-    let mut disk = Disk::new().await;
-    disk.write(2_000, 10_000).await;
-    let (snapshots, maker) = disk.maker();
-    let shutdown = Shutdown::new(&CancellationToken::new());
-    let running = tokio::spawn(maker.run(shutdown.clone()));
-    let mut order = Box::pin(snapshots.snapshot(slot(2_000)));
-    while disk.files() != [MAKING] {
+    let (mut disk, maker) = Disk::new().await;
+    for _ in 0..9 {
+        disk.write(10, 1_000_000).await;
+    }
+    let mut due = disk.growth.follow_due();
+    due.wait_for(|due| *due).await.unwrap();
+    // Not due: a due file is made for the next start.
+    disk.growth.recorded(disk.growth.written(), u64::MAX);
+    let running = disk.run(maker);
+    let mut order = Box::pin(disk.orders.snapshot(slot(90)));
+    let is_making = || disk.files().iter().any(|name| name.starts_with("making-"));
+    while !is_making() {
         assert!(futures::poll!(&mut order).is_pending());
         tokio::task::yield_now().await;
     }
     drop(order);
-    while disk.files() == [MAKING] {
+    while is_making() {
         tokio::task::yield_now().await;
     }
     assert_eq!(disk.files(), [] as [String; 0]);
     // The next caller gets a file.
-    let file = snapshots.snapshot(slot(2_000)).await.unwrap();
-    assert_eq!(disk.files(), [name_of(&file.summary)]);
-    shutdown.begin();
+    let file = disk.orders.snapshot(slot(90)).await.unwrap();
+    assert_eq!(disk.files(), [name_of(&file)]);
+    disk.shutdown.begin();
     running.await.unwrap().unwrap();
-}
-
-/// A call given up after some polls: the future is dropped at this point of its work.
-async fn polled<F: Future + Unpin>(mut call: F, polls: usize) -> Option<F::Output> {
-    let mut done = 0;
-    futures::future::poll_fn(|context| {
-        if done == polls {
-            return Poll::Ready(None);
-        }
-        done += 1;
-        Pin::new(&mut call).poll(context).map(Some)
-    })
-    .await
-}
-
-#[test]
-fn call_given_up_at_any_point_leaves_no_file() {
-    // A single thread for blocking work: once a later piece of work is done, all earlier work is done.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(1)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut disk = Disk::new().await;
-        disk.write(100, 100).await;
-        let (_, maker) = disk.maker();
-        // The work of threads at the time of the removal: not begun, or done.
-        for is_done in [false, true] {
-            let mut polls = 1;
-            while polled(Box::pin(maker.make()), polls).await.is_none() {
-                if is_done {
-                    spawn_blocking(|| {}).await.unwrap();
-                }
-                remove(&disk.directory.path().join(MAKING));
-                spawn_blocking(|| {}).await.unwrap();
-                assert_eq!(disk.files(), [] as [String; 0], "given up after {polls} polls");
-                polls += 1;
-            }
-            assert!(polls > 2, "{polls}");
-        }
-        // A file that cannot get its name.
-        let file = maker.make().await.unwrap();
-        let path = file.path.clone();
-        drop(file);
-        fs::create_dir(&path).unwrap();
-        maker.make().await.unwrap_err();
-        assert_eq!(disk.files().len(), 1, "{:?}", disk.files());
-        assert!(path.is_dir());
-    });
-}
-
-#[tokio::test]
-async fn files_of_a_killed_run_are_removed_at_start() {
-    let mut disk = Disk::new().await;
-    disk.write(10, 10).await;
-    for name in [MAKING, "snapshot-7-01234567.pxs"] {
-        fs::write(disk.directory.path().join(name), "cut off").unwrap();
-    }
-    remove_leftovers(disk.directory.path().to_owned()).await;
-    let (snapshots, maker) = disk.maker();
-    let shutdown = Shutdown::new(&CancellationToken::new());
-    let running = tokio::spawn(maker.run(shutdown.clone()));
-    let file = snapshots.snapshot(slot(10)).await.unwrap();
-    assert_eq!(disk.files(), [name_of(&file.summary)]);
-    shutdown.begin();
-    running.await.unwrap().unwrap();
-    assert!(matches!(
-        snapshots.snapshot(slot(10)).await,
-        Err(NoSnapshot::Stopping)
-    ));
 }
 
 #[tokio::test]
 async fn files_of_earlier_runs_are_removed_and_an_operators_backup_stays() {
     let directory = tempfile::tempdir().unwrap();
-    let own = [MAKING, "snapshot-51200-0ab100ff.pxs"];
-    let foreign = [
+    let own = [
+        "making.pxs",
+        "making-70.pxs",
+        "snapshot-51200-0ab100ff.pxs",
+        "state-51200-0ab100ff.pxs",
+    ];
+    let kept = [
+        "state-51201-0ab100ff.pxs",
+        "state-51200-0AB100FF.pxs",
+        "state-51200.pxs",
+        "making-.pxs",
+        "making-7a.pxs",
+        "making-7.pxs.old",
         "saved.pxs",
         "snapshot-51200-0ab100ff.pxs.old",
         "snapshot-monday-0ab100ff.pxs",
@@ -408,14 +451,15 @@ async fn files_of_earlier_runs_are_removed_and_an_operators_backup_stays() {
         "snapshot-51200.pxs",
         "learner.db",
     ];
-    for name in own.iter().chain(&foreign) {
+    for name in own.iter().chain(&kept) {
         fs::write(directory.path().join(name), "content").unwrap();
     }
-    remove_leftovers(directory.path().to_owned()).await;
+    let recorded = Some("state-51201-0ab100ff.pxs".to_owned());
+    snapshot_file::remove_all_but(directory.path().to_owned(), recorded).await;
     for name in own {
         assert!(!directory.path().join(name).exists(), "{name}");
     }
-    for name in foreign {
+    for name in kept {
         assert!(directory.path().join(name).exists(), "{name}");
     }
 }

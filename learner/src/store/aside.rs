@@ -1,6 +1,7 @@
 //! A damaged file is set aside, and an outdated file is removed: the learner learns everything again without help.
 //!
-//! - The file set aside last is kept for people, as `learner.db.damaged`; an earlier file of this name is overwritten.
+//! - The file set aside last is kept for people, as `learner.db.damaged`, and a damaged snapshot file as
+//!   `snapshot.damaged`; earlier files of these names are overwritten.
 //! - Damage found while the file is in use is marked, and the next start sets the file aside.
 //! - A proof is lost with the file. The file says how far the log was chosen, so this learner would notice a loss of
 //!   commits by the acceptors below that watermark. A damaged file cannot be trusted as a proof, and a learner that
@@ -20,7 +21,14 @@ use tokio::time::sleep;
 /// Marker in the data directory: the next start sets the file aside.
 const MARK: &str = "DAMAGED";
 /// The files in the data directory made here.
-pub(super) const FILES: [&str; 3] = ["learner.db.damaged", "learner.db.damaged-wal", MARK];
+pub(super) const FILES: [&str; 4] = [
+    "learner.db.damaged",
+    "learner.db.damaged-wal",
+    SNAPSHOT_ASIDE,
+    MARK,
+];
+/// A damaged snapshot file.
+const SNAPSHOT_ASIDE: &str = "snapshot.damaged";
 /// Longest wait for SQLite's threads to close the file.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// Time between two checks whether the file is closed.
@@ -37,6 +45,14 @@ pub(super) fn mark(file: &Path) {
 /// Whether an earlier run found damage in `file`.
 pub(super) fn is_marked(file: &Path) -> bool {
     file.with_file_name(MARK).exists()
+}
+
+/// Renames a damaged snapshot file, if present. The store that records the file is set aside next.
+pub(super) fn set_snapshot_aside(snapshot: &Path) {
+    let renamed = if_there(fs::rename(snapshot, snapshot.with_file_name(SNAPSHOT_ASIDE)));
+    if let Err(error) = renamed {
+        tracing::warn!(%error, file = %snapshot.display(), "cannot set aside the damaged snapshot file");
+    }
 }
 
 /// Renames `file` and the write-ahead log, and returns the new name of the file. No connection to the file may be in

@@ -8,12 +8,13 @@ use std::{
 use paxos_common::{
     paxos::identity::ClusterId,
     service::failure::Failure,
+    snapshot::SnapshotError,
     sqlite::{SqliteError, is_malformed},
 };
 use sqlx::error::DatabaseError;
 
-use super::ImportError;
-use crate::disk::found_no_space;
+use super::PlaceError;
+use crate::{disk::found_no_space, record::TooOld};
 
 /// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +48,32 @@ pub(crate) enum StoreError {
     )]
     NotRemoved { path: PathBuf, source: io::Error },
     #[error("cannot continue an interrupted installation: {0}")]
-    NotRecovered(#[source] ImportError),
+    NotRecovered(#[source] PlaceError),
+    /// The snapshot file with the state.
+    #[error(
+        "the snapshot file {} of this learner is damaged ({reason}): empty the data directory, this learner then learns \
+         everything again",
+        path.display()
+    )]
+    DamagedSnapshot { path: PathBuf, reason: String },
+    #[error("cannot use the snapshot file {} of this learner: {source}", path.display())]
+    NewerSnapshot { path: PathBuf, source: SnapshotError },
+    #[error(
+        "cannot read the snapshot file {}: {source}. Repair the disk, or empty the data directory, this learner then learns \
+         everything again",
+        path.display()
+    )]
+    NotLoaded { path: PathBuf, source: io::Error },
+    #[error("a newer release wrote the log of this learner: run that release or a newer one: {0}")]
+    TooOld(TooOld),
+    #[error("cannot upgrade the file of this learner: {0}")]
+    NotUpgraded(#[from] PlaceError),
+    /// The state in a file of an older release.
+    #[error(
+        "cannot upgrade {}: {source}. Or empty the data directory, this learner then learns everything again",
+        path.display()
+    )]
+    TooLarge { path: PathBuf, source: SnapshotError },
 }
 
 impl StoreError {
@@ -57,7 +83,7 @@ impl StoreError {
         /// made.
         const GENERIC: &str = "1";
         match self {
-            Self::Damaged { .. } => true,
+            Self::Damaged { .. } | Self::DamagedSnapshot { .. } => true,
             Self::Sqlite(SqliteError::Sqlite(error)) => {
                 let is_misfit = |error: &dyn DatabaseError| error.code().is_some_and(|code| code == GENERIC);
                 is_malformed(error)
@@ -69,14 +95,19 @@ impl StoreError {
             | Self::Unusable { .. }
             | Self::NotSetAside { .. }
             | Self::NotRemoved { .. }
-            | Self::NotRecovered(_) => false,
+            | Self::NotRecovered(_)
+            | Self::NewerSnapshot { .. }
+            | Self::NotLoaded { .. }
+            | Self::TooOld(_)
+            | Self::NotUpgraded(_)
+            | Self::TooLarge { .. } => false,
         }
     }
 
     /// Whether opening `file` failed because of a full disk.
     pub(super) fn is_no_space(&self, file: &Path) -> bool {
         match self {
-            Self::Sqlite(SqliteError::Full(_)) => true,
+            Self::Sqlite(SqliteError::Full(_)) | Self::NotUpgraded(PlaceError::NoSpace { .. }) => true,
             Self::Sqlite(SqliteError::Sqlite(error)) => found_no_space(error, file),
             Self::Sqlite(_)
             | Self::Damaged { .. }
@@ -84,7 +115,13 @@ impl StoreError {
             | Self::Unusable { .. }
             | Self::NotSetAside { .. }
             | Self::NotRemoved { .. }
-            | Self::NotRecovered(_) => false,
+            | Self::NotRecovered(_)
+            | Self::DamagedSnapshot { .. }
+            | Self::NewerSnapshot { .. }
+            | Self::NotLoaded { .. }
+            | Self::TooOld(_)
+            | Self::NotUpgraded(_)
+            | Self::TooLarge { .. } => false,
         }
     }
 }
@@ -99,8 +136,14 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Sqlite(error) => error.into(),
-            StoreError::OtherCluster { .. } => Self::refused(error),
+            StoreError::OtherCluster { .. }
+            | StoreError::NewerSnapshot { .. }
+            | StoreError::TooOld(_)
+            | StoreError::TooLarge { .. } => Self::refused(error),
             StoreError::Damaged { .. }
+            | StoreError::DamagedSnapshot { .. }
+            | StoreError::NotLoaded { .. }
+            | StoreError::NotUpgraded(_)
             | StoreError::NotSetAside { .. }
             | StoreError::NotRemoved { .. }
             | StoreError::NotRecovered(_) => Self::storage(error),

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use paxos_common::{
-    paxos::{identity::ClusterId, slot::Slot},
+    paxos::{identity::ClusterId, slot::Slot, value::Value},
     sqlite::{Readers, is_malformed},
     wire::stored,
 };
@@ -20,6 +20,9 @@ use crate::{
     recent::{PAGE_BYTES_MAX, PAGE_SLOTS_MAX},
     record::{Record, read_commands},
 };
+
+/// Counted for each row beside value and trace context, in bytes: the other columns, and the time of a start to read the row.
+const ROW_BYTES: u64 = 128;
 
 /// A page of the log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,25 @@ pub(crate) enum LogReadError {
     Damaged { slot: Slot, file: PathBuf },
     #[error("read {}: {source}", file.display())]
     Sqlite { file: PathBuf, source: sqlx::Error },
+}
+
+/// A row of the learned log, with a sound checksum.
+#[derive(Debug)]
+pub(super) struct StoredSlot {
+    pub(super) slot: Slot,
+    pub(super) value: Value,
+}
+
+impl StoredSlot {
+    /// The size as counted against bounds: see [`row_bytes`].
+    pub(super) fn bytes(&self) -> u64 {
+        row_bytes(&self.value)
+    }
+}
+
+/// Size of the row of a value in bytes, about.
+pub(super) fn row_bytes(value: &Value) -> u64 {
+    (value.as_bytes().len() + value.traceparent().len()) as u64 + ROW_BYTES
 }
 
 /// The learned log, for many short reads at once. Cheap to clone.
@@ -91,7 +113,28 @@ impl Log {
         page
     }
 
+    /// As [`Self::page`], without the content of the values, and also below the learned log: a start needs all slots after
+    /// the snapshot.
+    pub(super) async fn stored(&self, from: Slot, to: Slot) -> Result<Vec<StoredSlot>, LogReadError> {
+        let rows = self.rows(from, to).await?;
+        let stored = |(slot, row): (Slot, &SqliteRow)| {
+            let (value, _) = self.value(slot, row).ok_or_else(|| self.damaged(slot))?;
+            Ok(StoredSlot { slot, value })
+        };
+        rows.numbered().map(stored).collect()
+    }
+
     async fn read_page(&self, from: Slot, to: Slot) -> Result<Vec<Arc<Record>>, LogReadError> {
+        let rows = self.rows(from, to).await?;
+        let record = |(slot, row): (Slot, &SqliteRow)| {
+            let record = self.record(slot, row).ok_or_else(|| self.damaged(slot))?;
+            Ok(Arc::new(record))
+        };
+        rows.numbered().map(record).collect()
+    }
+
+    /// The rows of a page, one for each slot from `from` on.
+    async fn rows(&self, from: Slot, to: Slot) -> Result<RowPage, LogReadError> {
         let failed = |source| {
             if matches!(source, sqlx::Error::PoolClosed) {
                 return LogReadError::Replaced;
@@ -101,7 +144,8 @@ impl Log {
         };
         let to = to.min(from.plus(PAGE_SLOTS_MAX));
         if from >= to {
-            return Ok(Vec::new());
+            let rows = Vec::new();
+            return Ok(RowPage { from, rows });
         }
         // Sizes first, so that memory never holds more than the page. Rows never change after the write, so the two
         // reads agree, unless a sweep deletes rows in between. Both reads are short, so checkpoints are not held up.
@@ -126,14 +170,18 @@ impl Log {
         .await
         .map_err(failed)?;
         drop(read);
-        let mut page = Vec::with_capacity(rows.len());
-        for (expected, row) in from.to(to).zip(&rows) {
-            page.push(Arc::new(self.check(expected, row)?));
+        // A wrong slot in an earlier row is found by the check of this row.
+        match from.to(to).nth(rows.len()) {
+            Some(missing) => Err(self.missing(from, missing, &rows)),
+            None => Ok(RowPage { from, rows }),
         }
-        match from.to(to).nth(page.len()) {
-            Some(missing) => Err(self.damaged(missing)),
-            None => Ok(page),
-        }
+    }
+
+    /// The error for a page with too few rows: names the first wrong slot.
+    fn missing(&self, from: Slot, end: Slot, rows: &[SqliteRow]) -> LogReadError {
+        let is_wrong = |(expected, row): &(Slot, &SqliteRow)| self.value(*expected, row).is_none();
+        let wrong = from.to(end).zip(rows).find(is_wrong);
+        self.damaged(wrong.map_or(end, |(slot, _)| slot))
     }
 
     fn damaged(&self, slot: Slot) -> LogReadError {
@@ -143,12 +191,8 @@ impl Log {
         }
     }
 
-    fn check(&self, expected: Slot, row: &SqliteRow) -> Result<Record, LogReadError> {
-        self.record(expected, row).ok_or_else(|| self.damaged(expected))
-    }
-
-    /// `None` when the row is damaged. A column of another type is damage, too.
-    fn record(&self, expected: Slot, row: &SqliteRow) -> Option<Record> {
+    /// The value and the stored judgements of a row; `None` when the row is damaged. A column of another type is damage, too.
+    fn value<'r>(&self, expected: Slot, row: &'r SqliteRow) -> Option<(Value, &'r [u8])> {
         let bytes = |column| {
             let bytes: &[u8] = row.try_get(column).ok()?;
             Some(Bytes::copy_from_slice(bytes))
@@ -157,9 +201,12 @@ impl Log {
         let judgements: &[u8] = row.try_get(3).ok()?;
         let sound = row.try_get::<i64, _>(0).ok()? == integer(expected)
             && row.try_get::<i64, _>(4).ok()? == row_checksum(self.cluster, expected, &value, judgements);
-        if !sound {
-            return None;
-        }
+        sound.then_some((value, judgements))
+    }
+
+    /// `None` when the row is damaged.
+    fn record(&self, expected: Slot, row: &SqliteRow) -> Option<Record> {
+        let (value, judgements) = self.value(expected, row)?;
         let held = read_commands(expected, &value).ok()?;
         let commands = held.shown;
         let judgements = decode_judgements(judgements, commands.len())?;
@@ -174,6 +221,20 @@ impl Log {
     /// Closes the connections, after the running reads.
     pub(crate) async fn close(&self) {
         self.readers.close().await;
+    }
+}
+
+/// Rows of consecutive slots.
+struct RowPage {
+    from: Slot,
+    rows: Vec<SqliteRow>,
+}
+
+impl RowPage {
+    /// The rows with the slots that the rows must have.
+    fn numbered(&self) -> impl Iterator<Item = (Slot, &SqliteRow)> {
+        let end = self.from.plus(self.rows.len() as u64);
+        self.from.to(end).zip(&self.rows)
     }
 }
 

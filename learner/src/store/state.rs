@@ -1,4 +1,4 @@
-//! The state record on disk: the progress of the learner, and the first slot of the learned log.
+//! The state record on disk: the progress of the learner, the first slot of the learned log, and the snapshot file.
 
 use paxos_common::{
     paxos::{identity::ClusterId, machine::digest::StateDigest, slot::Slot},
@@ -6,8 +6,11 @@ use paxos_common::{
 };
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{Log, LogReadError, StoreError, integer, slot};
-use crate::progress::{LogDigest, MARK_SLOTS, MARKS_KEPT, Mark, Progress};
+use super::{StoreError, integer, slot};
+use crate::{
+    progress::{LogDigest, MARK_SLOTS, MARKS_KEPT, Mark},
+    snapshot_file::RecordedSnapshot,
+};
 
 /// The state record, without its checksum.
 #[derive(Clone, Copy, Debug)]
@@ -17,28 +20,65 @@ pub(super) struct StoredState {
     pub(super) log_from: Slot,
     pub(super) digest: LogDigest,
     pub(super) state: StateDigest,
+    /// The file with the state after every slot below its end; `None`: the empty state before slot 0.
+    pub(super) snapshot: Option<RecordedSnapshot>,
 }
 
 impl StoredState {
     pub(super) fn checksum(&self) -> i64 {
+        let (to, sha256, bytes) = self.snapshot_columns();
         checksum(&[
             self.cluster.as_bytes(),
             &self.applied_to.get().to_be_bytes(),
             &self.log_from.get().to_be_bytes(),
             self.digest.as_bytes(),
             &self.state.to_bytes(),
+            &to.to_be_bytes(),
+            sha256,
+            &bytes.to_be_bytes(),
         ])
     }
 
-    /// The state record of a new file, whose log begins at `mark`.
-    fn at(cluster: ClusterId, mark: Mark, state: StateDigest) -> Self {
+    fn snapshot_columns(&self) -> (i64, &[u8], i64) {
+        match &self.snapshot {
+            Some(snapshot) => (
+                integer(snapshot.to),
+                &snapshot.sha256[..],
+                snapshot.bytes.cast_signed(),
+            ),
+            None => (0, &[][..], 0),
+        }
+    }
+
+    /// The state record of a new file: the log begins at `mark`, after this snapshot.
+    pub(super) fn at(cluster: ClusterId, mark: Mark, snapshot: Option<RecordedSnapshot>) -> Self {
         Self {
             cluster,
             applied_to: mark.to,
             log_from: mark.to,
             digest: mark.digest,
-            state,
+            state: mark.state.unwrap_or_default(),
+            snapshot,
         }
+    }
+
+    /// The digests of log and state.
+    pub(super) fn latest(&self) -> Mark {
+        Mark {
+            to: self.applied_to,
+            digest: self.digest,
+            state: Some(self.state),
+        }
+    }
+
+    /// The first slot that the next start needs.
+    pub(super) fn replayed_from(&self) -> Slot {
+        self.snapshot.map_or(Slot::ZERO, |snapshot| snapshot.to)
+    }
+
+    /// The first slot on disk, at most: the rows of lower slots are of no use.
+    pub(super) fn rows_from(&self) -> Slot {
+        self.replayed_from().min(self.log_from)
     }
 
     /// Writes the first slot of the learned log within the open transaction, and commits.
@@ -51,11 +91,60 @@ impl StoredState {
             .map(drop)
     }
 
+    /// Writes the snapshot file within the open transaction, and commits.
+    pub(super) async fn record_snapshot(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let (to, sha256, bytes) = self.snapshot_columns();
+        sqlx::query(
+            "UPDATE state SET snapshot_to = ?, snapshot_sha256 = ?, snapshot_bytes = ?, checksum = ?; COMMIT",
+        )
+        .bind(to)
+        .bind(sha256)
+        .bind(bytes)
+        .bind(self.checksum())
+        .execute(connection)
+        .await
+        .map(drop)
+    }
+
+    /// Writes the state record of a new file.
+    pub(super) async fn write_first(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let (to, sha256, bytes) = self.snapshot_columns();
+        sqlx::query(
+            "INSERT INTO state (one, cluster_id, applied_to, log_from, digest, state_digest, snapshot_to,
+                                snapshot_sha256, snapshot_bytes, checksum)
+             VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&self.cluster.as_bytes()[..])
+        .bind(integer(self.applied_to))
+        .bind(integer(self.log_from))
+        .bind(&self.digest.as_bytes()[..])
+        .bind(self.state.to_bytes().to_vec())
+        .bind(to)
+        .bind(sha256)
+        .bind(bytes)
+        .bind(self.checksum())
+        .execute(connection)
+        .await
+        .map(drop)
+    }
+
     /// Reads the columns of [`load`]; `None` when damaged.
     fn read(row: &SqliteRow) -> Result<Option<Self>, sqlx::Error> {
         let (cluster, digest, state) = (row.try_get(0)?, row.try_get(3)?, row.try_get(4)?);
         let (applied_to, log_from) = (slot(row.try_get(1)?), slot(row.try_get(2)?));
-        let checksum: i64 = row.try_get(5)?;
+        let (to, bytes): (i64, i64) = (row.try_get(5)?, row.try_get(7)?);
+        let sha256: &[u8] = row.try_get(6)?;
+        let checksum: i64 = row.try_get(8)?;
+        let snapshot = || {
+            if sha256.is_empty() {
+                return (to == 0 && bytes == 0).then_some(None);
+            }
+            Some(Some(RecordedSnapshot {
+                to: slot(to)?,
+                sha256: sha256.try_into().ok()?,
+                bytes: u64::try_from(bytes).ok()?,
+            }))
+        };
         let read = || {
             Some(Self {
                 cluster: ClusterId::from_slice(cluster)?,
@@ -63,9 +152,13 @@ impl StoredState {
                 log_from: log_from?,
                 digest: LogDigest::from_slice(digest)?,
                 state: StateDigest::from_slice(state)?,
+                snapshot: snapshot()?,
             })
         };
-        Ok(read().filter(|read| read.checksum() == checksum && read.log_from <= read.applied_to))
+        let is_sound = |read: &Self| {
+            read.checksum() == checksum && read.log_from.max(read.replayed_from()) <= read.applied_to
+        };
+        Ok(read().filter(is_sound))
     }
 }
 
@@ -83,38 +176,44 @@ pub(super) async fn check_cluster(
         None => None,
     };
     match stored.filter(|stored| *stored != cluster) {
-        Some(stored) => Err(StoreError::OtherCluster {
-            path: path.to_owned(),
-            stored: stored.to_string(),
-            found: cluster,
-        }),
+        Some(stored) => Err(other_cluster(path, stored, cluster)),
         None => Ok(()),
     }
 }
 
-/// The stored progress, and the state record.
+fn other_cluster(path: &str, stored: ClusterId, found: ClusterId) -> StoreError {
+    StoreError::OtherCluster {
+        path: path.to_owned(),
+        stored: stored.to_string(),
+        found,
+    }
+}
+
+/// The state record, and the newest kept marks, the newest first.
 pub(super) async fn load(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
     path: &str,
-) -> Result<(Progress, StoredState), StoreError> {
+) -> Result<(StoredState, Vec<Mark>), StoreError> {
     let damaged = || StoreError::Damaged {
         what: "the state record",
         path: path.to_owned(),
     };
-    let Some(row) = fetch(&mut *connection).await? else {
+    let row = sqlx::query(
+        "SELECT cluster_id, applied_to, log_from, digest, state_digest, snapshot_to, snapshot_sha256,
+                snapshot_bytes, checksum FROM state",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else {
         // A new file, or a file left by a process that ended right after making it.
-        let state = StoredState::at(cluster, Mark::default(), StateDigest::default());
-        write_first(connection, &state).await?;
-        return Ok((Progress::default(), state));
+        let state = StoredState::at(cluster, Mark::default(), None);
+        state.write_first(connection).await?;
+        return Ok((state, Vec::new()));
     };
     let stored = StoredState::read(&row)?.ok_or_else(damaged)?;
     if stored.cluster != cluster {
-        return Err(StoreError::OtherCluster {
-            path: path.to_owned(),
-            stored: stored.cluster.to_string(),
-            found: cluster,
-        });
+        return Err(other_cluster(path, stored.cluster, cluster));
     }
     let marks = sqlx::query("SELECT applied_to, digest, state FROM digest ORDER BY applied_to DESC LIMIT ?")
         .bind(i64::try_from(MARKS_KEPT).expect("a handful"))
@@ -128,102 +227,27 @@ pub(super) async fn load(
         })
     };
     let marks = marks.iter().map(mark).collect::<Result<_, _>>()?;
-    let latest = Mark {
-        to: stored.applied_to,
-        digest: stored.digest,
-        state: Some(stored.state),
-    };
-    Ok((Progress::recovered(latest, marks), stored))
+    Ok((stored, marks))
 }
 
-/// The state record of this cluster; `None` when missing or damaged.
-pub(super) async fn read_stored(
-    connection: &mut SqliteConnection,
-    cluster: ClusterId,
-) -> Result<Option<StoredState>, sqlx::Error> {
-    let Some(row) = fetch(connection).await? else {
-        return Ok(None);
-    };
-    Ok(StoredState::read(&row)?.filter(|stored| stored.cluster == cluster))
-}
-
-async fn fetch(connection: &mut SqliteConnection) -> Result<Option<SqliteRow>, sqlx::Error> {
-    sqlx::query("SELECT cluster_id, applied_to, log_from, digest, state_digest, checksum FROM state")
-        .fetch_optional(connection)
-        .await
-}
-
-/// Writes the state record of a new file with the state at `mark`, and the mark if marks of this slot are kept.
+/// Writes the state record of a new file with the state at `mark` in a snapshot, and the mark if marks of this slot are
+/// kept.
 pub(super) async fn begin_at(
     connection: &mut SqliteConnection,
     cluster: ClusterId,
     mark: Mark,
-    state: StateDigest,
+    snapshot: RecordedSnapshot,
 ) -> Result<(), sqlx::Error> {
-    write_first(connection, &StoredState::at(cluster, mark, state)).await?;
+    let state = StoredState::at(cluster, mark, Some(snapshot));
+    state.write_first(connection).await?;
     if !mark.to.get().is_multiple_of(MARK_SLOTS) {
         return Ok(());
     }
     sqlx::query("INSERT INTO digest (applied_to, digest, state) VALUES (?, ?, ?)")
         .bind(integer(mark.to))
         .bind(&mark.digest.as_bytes()[..])
-        .bind(state.to_bytes().to_vec())
+        .bind(state.state.to_bytes().to_vec())
         .execute(connection)
         .await
         .map(drop)
-}
-
-/// Writes the state record of a new file.
-async fn write_first(connection: &mut SqliteConnection, state: &StoredState) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO state (one, cluster_id, applied_to, log_from, digest, state_digest, checksum)
-         VALUES (1, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(&state.cluster.as_bytes()[..])
-    .bind(integer(state.applied_to))
-    .bind(integer(state.log_from))
-    .bind(&state.digest.as_bytes()[..])
-    .bind(state.state.to_bytes().to_vec())
-    .bind(state.checksum())
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
-/// Restores the marks that are not stored, from the slots after the second newest stored mark, as far as these slots are
-/// kept. Checks the stored digest against the slots.
-pub(super) async fn with_fine_marks(
-    progress: Progress,
-    log: &Log,
-    path: &str,
-) -> Result<Progress, StoreError> {
-    let Some(mut replayed) = progress.at_earlier_mark(log.from()) else {
-        // The slots up to the newest mark are gone: few slots are left, and the next marks come soon.
-        return Ok(progress);
-    };
-    while replayed.applied_to() < progress.applied_to() {
-        let page = match log.page(replayed.applied_to(), progress.applied_to()).await {
-            Ok(page) => page,
-            Err(LogReadError::Sqlite { source, .. }) => return Err(source.into()),
-            Err(error @ (LogReadError::Damaged { .. } | LogReadError::Trimmed | LogReadError::Replaced)) => {
-                // The state is sound. Until the next start, only readers of this very slot notice the damage.
-                tracing::warn!(
-                    %error, file = path,
-                    "this learner can be compared with other learners at few slots only"
-                );
-                return Ok(progress);
-            }
-        };
-        for record in page {
-            let state = progress.state_at(record.slot.next());
-            replayed.pass(record.slot, &record.value, state);
-        }
-    }
-    if replayed.latest() != progress.latest() {
-        return Err(StoreError::Damaged {
-            what: "the digest of the log",
-            path: path.to_owned(),
-        });
-    }
-    Ok(replayed)
 }

@@ -1,4 +1,4 @@
-//! The stored form of judgements and sessions. Part of schema version 4.
+//! The stored form of judgements, and of the sessions in files of schema version 4.
 
 use std::collections::BTreeMap;
 
@@ -134,25 +134,7 @@ pub(super) fn decode_judgements(stored: &[u8], commands: usize) -> Option<Vec<Ju
     Some(judgements)
 }
 
-/// The stored form of a session.
-pub(super) fn encode_session(session: &SessionState) -> Vec<u8> {
-    let recorded = |(&sequence, recorded): (&u64, &Recorded)| StoredRecorded {
-        sequence,
-        version: Some(recorded.version.into()),
-        outcome: Some(recorded.outcome.into()),
-    };
-    StoredSession {
-        last_used: Some(session.last_used.into()),
-        acked_below: session.acked_below,
-        recorded: session.recorded.iter().map(recorded).collect(),
-        opener: session
-            .opener
-            .map_or_else(Vec::new, |opener| opener.as_bytes().to_vec()),
-    }
-    .encode_to_vec()
-}
-
-/// Reads [`encode_session`]; `None` when malformed.
+/// Reads a session of schema version 4; `None` when malformed.
 pub(super) fn decode_session(stored: &[u8]) -> Option<SessionState> {
     let stored = StoredSession::decode(stored).ok()?;
     let recorded = |stored: &StoredRecorded| {

@@ -1,4 +1,5 @@
-//! The beginning of the learned log: `log_from` rises in a commit of its own, and the rows below go afterwards.
+//! The beginning of the learned log: `log_from` rises in a commit of its own, and the rows below go afterwards, as far as
+//! the next start does not need them.
 
 use paxos_common::paxos::slot::Slot;
 use sqlx::SqliteConnection;
@@ -6,11 +7,11 @@ use sqlx::SqliteConnection;
 use super::{Store, StoreWriteError, integer, state};
 
 /// Limit of rows, and of marks, deleted in a commit (inclusive).
-const SWEEP_ROWS_MAX: usize = 1_024;
+pub(super) const SWEEP_ROWS_MAX: usize = 1_024;
 /// Limit of deleted bytes of values in a commit (inclusive), unless the first row has more.
 const SWEEP_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// The lowest rows below `log_from`, with the sizes of the values. SQLite reads no value for its size.
+/// The lowest rows below a slot, with the sizes of the values. SQLite reads no value for its size.
 const LOWEST: &str = "SELECT slot, length(value) FROM learned WHERE slot < ?1 ORDER BY slot LIMIT ?2";
 
 const DELETE_ROWS: &str = "DELETE FROM learned WHERE slot < ?";
@@ -54,7 +55,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Deletes some of the rows and digest marks below `log_from`, in one commit.
+    /// Deletes some of the rows and digest marks below `log_from`, in one commit. Rows after the snapshot stay.
     ///
     /// # Errors
     /// As [`Store::write`].
@@ -62,31 +63,31 @@ impl Store {
     /// # Cancel safety
     /// Not safe, as [`Store::write`].
     pub(crate) async fn sweep(&mut self) -> Result<SweptRows, StoreWriteError> {
-        let log_from = self.written.log_from;
-        if log_from == Slot::ZERO {
+        let rows_from = self.written.rows_from();
+        if rows_from == Slot::ZERO {
             return Ok(SweptRows::default());
         }
         self.begin().await?;
-        let swept = sweep(&mut self.connection, log_from).await;
+        let swept = sweep(&mut self.connection, rows_from).await;
         self.ended(swept).await
     }
 }
 
 /// Deletes within the open transaction, and commits.
-async fn sweep(connection: &mut SqliteConnection, log_from: Slot) -> Result<SweptRows, sqlx::Error> {
+async fn sweep(connection: &mut SqliteConnection, rows_from: Slot) -> Result<SweptRows, sqlx::Error> {
     let limit = i64::try_from(SWEEP_ROWS_MAX).unwrap_or(i64::MAX);
     let lowest: Vec<(i64, i64)> = sqlx::query_as(LOWEST)
-        .bind(integer(log_from))
+        .bind(integer(rows_from))
         .bind(limit + 1)
         .fetch_all(&mut *connection)
         .await?;
     let (rows, next) = batch(&lowest);
     if rows > 0 {
-        let end = next.unwrap_or(integer(log_from));
+        let end = next.unwrap_or(integer(rows_from));
         let deleting = sqlx::query(DELETE_ROWS).bind(end);
         deleting.execute(&mut *connection).await?;
     }
-    let marks = sqlx::query(DELETE_MARKS).bind(integer(log_from)).bind(limit);
+    let marks = sqlx::query(DELETE_MARKS).bind(integer(rows_from)).bind(limit);
     let marks = marks.execute(&mut *connection).await?.rows_affected();
     sqlx::query("COMMIT").execute(connection).await?;
     Ok(SweptRows {
@@ -96,7 +97,7 @@ async fn sweep(connection: &mut SqliteConnection, log_from: Slot) -> Result<Swep
 }
 
 /// Number of the first rows within the limits, and the slot of the row behind, if any. The first row always fits.
-fn batch(rows: &[(i64, i64)]) -> (usize, Option<i64>) {
+pub(super) fn batch(rows: &[(i64, i64)]) -> (usize, Option<i64>) {
     let mut bytes = 0u64;
     for (count, &(slot, size)) in rows.iter().enumerate() {
         bytes = bytes.saturating_add(size.unsigned_abs());

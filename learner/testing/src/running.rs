@@ -40,6 +40,8 @@ impl TestLearner {
             // Short, so that a stalled feed is switched soon.
             stall_timeout: std::time::Duration::from_millis(100),
             upload_timeout: std::time::Duration::from_secs(3),
+            // Small, so that a learner makes snapshots of its own.
+            log_bytes_min: 64 * 1024,
             metrics: paxos_common::service::config::MetricsListen::Off,
             security: paxos_common::service::security::SecuritySettings::default(),
         };

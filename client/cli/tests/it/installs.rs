@@ -81,7 +81,7 @@ async fn has_installed(cluster: &Cluster, process: &Process) {
 }
 
 /// The digests of all learners are equal, and both learners serve the same registers.
-async fn agree(cluster: &Cluster) {
+pub(crate) async fn agree(cluster: &Cluster) {
     until("the digests of the learners are equal", async || {
         let (status, _) = cluster.status().await;
         assert_ne!(status["digests"]["verdict"], "differ", "{status}");

@@ -56,6 +56,17 @@ impl StateDigest {
         self.0 = self.0.wrapping_sub(record.hash());
     }
 
+    /// Adds a record of the state, given in its encoding.
+    pub fn add_encoded(&mut self, record: &[u8]) {
+        self.0 = self.0.wrapping_add(xxh3_128(record));
+    }
+
+    /// The digest of the other records of a state.
+    #[must_use]
+    pub fn without(self, part: Self) -> Self {
+        Self(self.0.wrapping_sub(part.0))
+    }
+
     /// The digest of the records of both parts of a state.
     #[must_use]
     pub fn with(self, part: Self) -> Self {

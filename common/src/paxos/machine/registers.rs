@@ -7,7 +7,7 @@ use std::{borrow::Borrow, cmp::Ordering, collections::BTreeSet, fmt, ops::Bound,
 
 use bytes::Bytes;
 
-use super::{Register, digest::DigestRecord};
+use super::{Register, digest::DigestRecord, retained::Retained};
 use crate::paxos::slot::{Slot, Version};
 
 /// Before the key: slot, offset, and the length of the key.
@@ -120,11 +120,19 @@ impl fmt::Debug for KeyedRegister {
 
 /// All registers, by key.
 #[derive(Clone, Default)]
-pub(super) struct RegisterTable(BTreeSet<KeyedRegister>);
+pub(super) struct RegisterTable {
+    present: BTreeSet<KeyedRegister>,
+    pub(super) kept: Option<Retained<BTreeSet<KeyedRegister>>>,
+}
 
 impl RegisterTable {
     pub(super) fn get(&self, key: &[u8]) -> Option<&KeyedRegister> {
-        self.0.get(key)
+        self.present.get(key)
+    }
+
+    /// Adds a register. Returns `false`, and changes nothing, if the key is present.
+    pub(super) fn add(&mut self, register: KeyedRegister) -> bool {
+        self.present.insert(register)
     }
 
     /// Returns the replaced register of this key, if any, and the new register.
@@ -135,16 +143,29 @@ impl RegisterTable {
         version: Version,
     ) -> (Option<KeyedRegister>, KeyedRegister) {
         let register = KeyedRegister::new(key, value, version);
-        (self.0.replace(register.clone()), register)
+        let replaced = self.present.replace(register.clone());
+        self.retain(replaced.as_ref());
+        (replaced, register)
     }
 
     /// Returns the removed register, if any.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<KeyedRegister> {
-        self.0.take(key)
+        let removed = self.present.take(key);
+        self.retain(removed.as_ref());
+        removed
+    }
+
+    /// Retains a replaced or removed register of the kept state.
+    fn retain(&mut self, register: Option<&KeyedRegister>) {
+        if let Some(kept) = &mut self.kept
+            && let Some(register) = register.filter(|register| register.version().slot < kept.to)
+        {
+            kept.records.insert(register.clone());
+        }
     }
 
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.present.len()
     }
 
     /// The registers from a key on.
@@ -152,12 +173,12 @@ impl RegisterTable {
         &'t self,
         start: Bound<&[u8]>,
     ) -> impl Iterator<Item = &'t KeyedRegister> + use<'t> {
-        self.0.range::<[u8], _>((start, Bound::Unbounded))
+        self.present.range::<[u8], _>((start, Bound::Unbounded))
     }
 
     /// The whole content, for comparisons.
     fn bytes(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().map(|register| &register.0[..])
+        self.present.iter().map(|register| &register.0[..])
     }
 }
 
@@ -171,13 +192,13 @@ impl Eq for RegisterTable {}
 
 impl std::hash::Hash for RegisterTable {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_usize(self.0.len());
+        state.write_usize(self.present.len());
         self.bytes().for_each(|bytes| bytes.hash(state));
     }
 }
 
 impl fmt::Debug for RegisterTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.present.fmt(f)
     }
 }

@@ -16,11 +16,12 @@
 //! Constants of the stored format bound the kept state. All learners must agree on the expired sessions, so the
 //! constants can never be settings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     Judgement, Outcome,
     digest::{DigestRecord, StateDigest},
+    retained::Retained,
 };
 use crate::paxos::{
     command::{Opener, SessionStamp},
@@ -58,7 +59,7 @@ impl SessionState {
     }
 
     /// The session of this name alone, for the state digest.
-    fn record(&self, name: Version) -> DigestRecord<'static> {
+    pub fn record(&self, name: Version) -> DigestRecord<'static> {
         DigestRecord::Session {
             name,
             last_used: self.last_used,
@@ -113,8 +114,7 @@ pub struct SessionTable {
     recorded: usize,
     /// Of all sessions and recorded outcomes.
     digest: StateDigest,
-    /// Changed or expired since [`SessionTable::take_changes`].
-    changed: BTreeSet<Version>,
+    pub(super) kept: Option<Retained<BTreeMap<Version, SessionState>>>,
 }
 
 impl SessionTable {
@@ -169,7 +169,6 @@ impl SessionTable {
         self.digest.add(&session.record(version));
         self.open.insert(version, session);
         self.by_use.insert(version, version);
-        self.changed.insert(version);
         while self.open.len() > SESSIONS_MAX {
             self.expire_oldest();
         }
@@ -184,9 +183,14 @@ impl SessionTable {
         if session.is_foreign(stamp) {
             return SessionDecision::Skipped(Judgement::Foreign);
         }
+        // Every change of a session begins here, and is the last use of the session.
+        if let Some(kept) = &mut self.kept
+            && session.last_used.slot < kept.to
+        {
+            kept.records.insert(stamp.session, session.clone());
+        }
         self.by_use.remove(&session.last_used);
         self.by_use.insert(version, stamp.session);
-        self.changed.insert(stamp.session);
         self.digest.remove(&session.record(stamp.session));
         session.last_used = version;
         if stamp.acked_below > session.acked_below {
@@ -226,14 +230,6 @@ impl SessionTable {
         }
     }
 
-    pub(super) fn take_changes(&mut self) -> Vec<(Version, Option<SessionState>)> {
-        let changed = std::mem::take(&mut self.changed);
-        changed
-            .into_iter()
-            .map(|name| (name, self.open.get(&name).cloned()))
-            .collect()
-    }
-
     fn expire_oldest(&mut self) {
         let Some((_, name)) = self.by_use.pop_first() else {
             return;
@@ -243,7 +239,11 @@ impl SessionTable {
             expired
                 .records(name)
                 .for_each(|record| self.digest.remove(&record));
+            if let Some(kept) = &mut self.kept
+                && expired.last_used.slot < kept.to
+            {
+                kept.records.insert(name, expired);
+            }
         }
-        self.changed.insert(name);
     }
 }

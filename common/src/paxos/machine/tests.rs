@@ -1,7 +1,5 @@
 //! The state machine: tables of verdicts, and properties compared with a search of the whole log.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::{
@@ -11,6 +9,7 @@ use super::{
 use crate::paxos::command::{Opener, SessionStamp};
 
 mod digest;
+mod kept;
 mod registers;
 
 fn bytes(text: &str) -> Bytes {
@@ -351,30 +350,6 @@ fn one_outcome_too_many_expires_the_session_unused_for_longest() {
     assert_digest(&machine);
 }
 
-/// The kept state of a machine, as in a store.
-#[derive(Default)]
-struct Kept {
-    registers: BTreeMap<Bytes, KeyedRegister>,
-    sessions: BTreeMap<Version, SessionState>,
-}
-
-impl Kept {
-    fn take(&mut self, changes: Changes) {
-        for (key, register) in changes.registers {
-            match register {
-                Some(register) => self.registers.insert(key, register),
-                None => self.registers.remove(&key),
-            };
-        }
-        for (name, session) in changes.sessions {
-            match session {
-                Some(session) => self.sessions.insert(name, session),
-                None => self.sessions.remove(&name),
-            };
-        }
-    }
-}
-
 fn condition() -> impl Strategy<Value = Condition> {
     let version = (0..12_u64, 0..3_u16).prop_map(|(slot, offset)| Condition::Version(at(slot, offset)));
     prop_oneof![Just(Condition::Always), Just(Condition::Absent), version]
@@ -461,26 +436,6 @@ proptest! {
                 let version = Version { slot, offset };
                 prop_assert_eq!(judgement, judged_naively(&log, version, command), "{} {:?}", version, command);
                 log.push((version, command.clone(), judgement));
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_kept_of_the_changes_is_the_whole_state(
-        slots in prop::collection::vec((prop::collection::vec(command(), 0..4), any::<bool>()), 0..30)
-    ) {
-        let mut machine = Machine::default();
-        let mut kept = Kept::default();
-        for (commands, keep) in &slots {
-            apply(&mut machine, commands);
-            if *keep {
-                kept.take(machine.take_changes());
-                let recovered = recovered(
-                    machine.applied_to(),
-                    kept.registers.values().cloned(),
-                    kept.sessions.clone(),
-                );
-                prop_assert_eq!(&recovered, &machine);
             }
         }
     }

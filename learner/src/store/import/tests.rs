@@ -1,21 +1,28 @@
 //! An installed snapshot is the whole content of the file, at any moment of a crash.
 
+use std::{fs, path::Path};
+
 use paxos_common::{
     paxos::{
         command::Opener,
         identity::AcceptorUuid,
-        machine::{Outcome, Register, sessions::Recorded},
+        machine::{
+            Outcome, Register,
+            sessions::{Recorded, SessionState},
+        },
         quorum::Configuration,
-        slot::Slot,
+        slot::{Slot, Version},
     },
-    snapshot::encoder::SnapshotEncoder,
+    snapshot::{decoder::SnapshotPart, encoder::SnapshotEncoder},
     wire::snapshot::SnapshotHeader,
 };
+use rustix::fs::statvfs;
 
 use super::*;
-use crate::{
-    disk::DiskSpace,
-    store::{OpenedStore, Store, Transaction},
+use crate::store::{
+    OpenedStore, Transaction,
+    place::{INSTALLED, NEW},
+    testing,
 };
 
 mod power;
@@ -64,7 +71,8 @@ fn log_digest(to: u64) -> [u8; 32] {
     [to.to_le_bytes()[0]; 32]
 }
 
-fn summary(to: u64, parts: &[SnapshotPart]) -> SnapshotSummary {
+/// The file of a snapshot.
+fn file(to: u64, parts: &[SnapshotPart]) -> (Bytes, SnapshotSummary) {
     let mut encoder = SnapshotEncoder::new(SnapshotHeader {
         cluster: cluster(),
         to: Slot::new(to).unwrap(),
@@ -78,26 +86,30 @@ fn summary(to: u64, parts: &[SnapshotPart]) -> SnapshotSummary {
             SnapshotPart::Session(name, session) => encoder.session(*name, session).unwrap(),
         }
     }
-    encoder.finish().unwrap().1
+    let first = encoder.take();
+    let (last, summary) = encoder.finish().unwrap();
+    ([first, last].concat().into(), summary)
 }
 
 fn data_dir(path: &Path) -> Arc<DataDir> {
-    Arc::new(DataDir::open(path).unwrap())
+    testing::lock(path)
 }
 
 async fn open(directory: &Arc<DataDir>) -> OpenedStore {
-    let opened = Store::open(Arc::clone(directory), cluster(), &DiskSpace::default()).await;
-    opened.unwrap()
+    testing::open_in(Arc::clone(directory), cluster()).await.unwrap()
 }
 
 async fn import(directory: &Arc<DataDir>, to: u64, fill: u8) {
-    let parts = parts(fill);
-    let summary = summary(to, &parts);
+    import_parts(directory, to, &parts(fill)).await;
+}
+
+async fn import_parts(directory: &Arc<DataDir>, to: u64, parts: &[SnapshotPart]) {
+    let (content, summary) = file(to, parts);
     let mut import = StoreImport::begin(Arc::clone(directory), cluster(), summary.bytes)
         .await
         .unwrap();
-    for part in parts {
-        import.add(part).await.unwrap();
+    for part in content.chunks(100_000) {
+        import.add(content.slice_ref(part)).await.unwrap();
     }
     import.finish(&summary).await.unwrap();
 }
@@ -118,7 +130,6 @@ async fn write(opened: &mut OpenedStore, slots: u64) {
             })],
             marks: mark.into_iter().collect(),
             progress: opened.progress.clone(),
-            changes: opened.machine.take_changes(),
         };
         opened.store.write(&transaction).await.unwrap();
     }
@@ -131,7 +142,7 @@ async fn holds(directory: &Arc<DataDir>, to: u64, fill: u8) {
     let latest = opened.progress.latest();
     assert_eq!((latest.to, opened.log.from()), (to_slot, to_slot));
     assert_eq!(latest.digest.as_bytes(), &log_digest(to));
-    assert_eq!(latest.state, Some(summary(to, &expected).footer.digest));
+    assert_eq!(latest.state, Some(file(to, &expected).1.footer.digest));
     for part in &expected {
         match part {
             SnapshotPart::Header(_) => {}
@@ -155,11 +166,40 @@ async fn holds(directory: &Arc<DataDir>, to: u64, fill: u8) {
     assert_eq!(leftovers(directory), [] as [String; 0]);
 }
 
+/// The files of an installed snapshot, before the new file takes the place of the old file.
+struct NewFiles {
+    store: Vec<u8>,
+    snapshot: (String, Vec<u8>),
+}
+
+impl NewFiles {
+    /// The files of a learner that has installed a snapshot.
+    fn read(directory: &Path) -> Self {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let snapshot = names.find(|name| name.ends_with(".pxs")).unwrap();
+        let read = |name: &str| fs::read(directory.join(name)).unwrap();
+        Self {
+            store: read("learner.db"),
+            snapshot: (snapshot.clone(), read(&snapshot)),
+        }
+    }
+
+    fn write_to(&self, directory: &Path) {
+        fs::write(directory.join(INSTALLED), &self.store).unwrap();
+        fs::write(directory.join(&self.snapshot.0), &self.snapshot.1).unwrap();
+    }
+}
+
 /// Names of files of an installation.
 fn leftovers(directory: &DataDir) -> Vec<String> {
     let entries = fs::read_dir(directory.path()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let is_left = |name: &String| name.starts_with(NEW) || name.starts_with(INSTALLED);
+    let is_left = |name: &String| {
+        [NEW, INSTALLED, "making"]
+            .iter()
+            .any(|begin| name.starts_with(begin))
+    };
     names.filter(is_left).collect()
 }
 
@@ -196,11 +236,9 @@ async fn cut_off_installation_leaves_the_old_state() {
     let mut import = StoreImport::begin(Arc::clone(&data), cluster(), 100)
         .await
         .unwrap();
-    for part in parts(1) {
-        import.add(part).await.unwrap();
-    }
+    import.add(file(1_600, &parts(1)).0).await.unwrap();
     // As after SIGKILL: the files stay.
-    drop(import);
+    std::mem::forget(import);
     assert!(!leftovers(&data).is_empty());
     let opened = open(&data).await;
     assert_eq!(opened.progress.applied_to(), Slot::new(40).unwrap());
@@ -211,6 +249,35 @@ async fn cut_off_installation_leaves_the_old_state() {
         .unwrap();
     import.discard().await;
     assert_eq!(leftovers(&data), [] as [String; 0]);
+}
+
+/// The snapshot files of a learner.
+fn snapshots(directory: &DataDir) -> Vec<String> {
+    let entries = fs::read_dir(directory.path()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".pxs")).collect()
+}
+
+#[tokio::test]
+async fn failed_installation_leaves_no_snapshot_that_no_store_records() {
+    // Before the new file has the place of the old file, and afterwards.
+    for (in_the_way, is_installed) in [(NEW, false), ("learner.db-journal", true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let data = data_dir(directory.path());
+        fs::create_dir(data.file(in_the_way)).unwrap();
+        let (content, summary) = file(1_600, &parts(1));
+        let begun = StoreImport::begin(Arc::clone(&data), cluster(), summary.bytes);
+        let mut import = begun.await.unwrap();
+        import.add(content).await.unwrap();
+        import.finish(&summary).await.unwrap_err();
+        assert_eq!(data.file(INSTALLED).exists(), is_installed);
+        let left = usize::from(is_installed);
+        assert_eq!(snapshots(&data).len(), left, "{:?}", snapshots(&data));
+        fs::remove_dir(data.file(in_the_way)).unwrap();
+        if is_installed {
+            holds(&data, 1_600, 1).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -226,13 +293,13 @@ async fn write_ahead_log_of_the_old_file_never_reaches_the_new_file() {
     // A whole file on its way.
     let whole = tempfile::tempdir().unwrap();
     import(&data_dir(whole.path()), 1_600, 1).await;
-    let whole = fs::read(whole.path().join("learner.db")).unwrap();
+    let whole = NewFiles::read(whole.path());
 
     // The moments of a crash: after the publication, and after each removal.
     for removed in 0..=2 {
         let directory = tempfile::tempdir().unwrap();
         let data = data_dir(directory.path());
-        fs::write(data.file(INSTALLED), &whole).unwrap();
+        whole.write_to(directory.path());
         fs::write(data.file("DAMAGED"), "").unwrap();
         if removed < 2 {
             fs::write(data.file(names[0]), &old[0]).unwrap();
@@ -261,6 +328,6 @@ async fn snapshot_larger_than_the_free_space_is_refused_before_the_first_byte() 
     let found = statvfs(directory.path()).unwrap();
     let free = found.f_bavail * found.f_frsize;
     let begun = StoreImport::begin(Arc::clone(&data), cluster(), free).await;
-    assert!(matches!(begun, Err(ImportError::NoSpace { .. })), "{begun:?}");
+    assert!(matches!(begun, Err(PlaceError::NoSpace { .. })), "{begun:?}");
     assert_eq!(leftovers(&data), [] as [String; 0]);
 }

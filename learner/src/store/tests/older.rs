@@ -1,4 +1,4 @@
-//! Files of other releases: an older file is replaced, a newer file is refused.
+//! Files of other releases: a file older than schema version 4 is replaced, a newer file is refused.
 
 use super::*;
 
@@ -94,7 +94,7 @@ async fn file_of_a_newer_release_is_refused_and_stays() {
     let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
-    sqlx::query("PRAGMA user_version = 5")
+    sqlx::query("PRAGMA user_version = 6")
         .execute(&mut connection)
         .await
         .unwrap();

@@ -5,8 +5,12 @@ use super::*;
 /// Copies the files of a running learner: the content after a crash at this moment.
 fn crashed(directory: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
-    for name in [FILE, "learner.db-wal"] {
-        std::fs::copy(directory.join(name), copy.path().join(name)).unwrap();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap();
+        if !name.to_str().unwrap().ends_with("-shm") {
+            std::fs::copy(&path, copy.path().join(name)).unwrap();
+        }
     }
     copy
 }
@@ -38,6 +42,7 @@ async fn page_below_the_log_is_trimmed_and_the_first_slot_is_served() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = TestWriter::open(directory.path()).await;
     writer.write_numbered(3_000).await;
+    writer.snapshot().await;
     let to = writer.progress.applied_to();
     assert!(writer.store.keep_from(slot_at(2_000)).await.unwrap());
     assert_eq!(writer.log.from(), slot_at(2_000));
@@ -59,6 +64,7 @@ async fn log_from_is_on_disk_before_the_first_row_goes() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = TestWriter::open(directory.path()).await;
     writer.write_numbered(3_000).await;
+    writer.snapshot().await;
     writer.store.keep_from(slot_at(2_500)).await.unwrap();
     writer.store.sweep().await.unwrap();
     let copy = crashed(directory.path());
@@ -106,6 +112,7 @@ async fn digests_are_restored_from_the_kept_slots() {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = TestWriter::open(directory.path()).await;
         writer.write_numbered(10_000).await;
+        writer.snapshot().await;
         writer.store.keep_from(slot_at(from)).await.unwrap();
         assert_eq!(sweep_all(&mut writer.store).await as u64, from);
         let written = writer.progress.clone();
@@ -137,6 +144,7 @@ async fn pages_read_beside_a_sweep_are_whole_or_trimmed() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = TestWriter::open(directory.path()).await;
     writer.write_numbered(20_000).await;
+    writer.snapshot().await;
     let (log, to) = (writer.log.clone(), writer.progress.applied_to());
     let reading = tokio::spawn(async move {
         let (mut whole, mut trimmed) = (0, 0);
@@ -161,4 +169,24 @@ async fn pages_read_beside_a_sweep_are_whole_or_trimmed() {
     let (whole, trimmed) = reading.await.unwrap();
     assert!(whole > 0, "{whole} {trimmed}");
     assert!(!aside::is_marked(writer.store.path()));
+}
+
+#[tokio::test]
+async fn rows_after_the_snapshot_stay_although_readers_do_not_get_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = TestWriter::open(directory.path()).await;
+    writer.write_numbered(3_000).await;
+    assert!(writer.store.keep_from(slot_at(2_500)).await.unwrap());
+    assert_eq!(sweep_all(&mut writer.store).await, 0, "no snapshot yet");
+    writer.snapshot().await;
+    writer.write_numbered(3_000).await;
+    assert!(writer.store.keep_from(slot_at(5_000)).await.unwrap());
+    assert_eq!(sweep_all(&mut writer.store).await, 3_000);
+    assert!(is_trimmed(&writer.log.page(slot_at(4_999), slot_at(6_000)).await));
+    let copy = crashed(directory.path());
+    let mut found = TestWriter::open(copy.path()).await;
+    assert_eq!(found.progress.latest(), writer.progress.latest());
+    assert_eq!(found.log.from(), slot_at(5_000));
+    found.snapshot().await;
+    assert_eq!(sweep_all(&mut found.store).await, 2_000);
 }

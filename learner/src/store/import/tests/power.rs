@@ -31,14 +31,7 @@ async fn installation_of_another_process() {
 }
 
 async fn install(data: &Arc<DataDir>) {
-    let parts = small();
-    let summary = summary(NEW_TO, &parts);
-    let begun = StoreImport::begin(Arc::clone(data), cluster(), summary.bytes).await;
-    let mut import = begun.unwrap();
-    for part in parts {
-        import.add(part).await.unwrap();
-    }
-    import.finish(&summary).await.unwrap();
+    import_parts(data, NEW_TO, &small()).await;
 }
 
 /// Runs an installation over the files of `prepare` as a process; returns the directories after all power cuts, and the stop
@@ -67,7 +60,7 @@ async fn found(directory: &Arc<DataDir>) -> u64 {
     let opened = open(directory).await;
     let (to, latest) = (opened.progress.applied_to(), opened.progress.latest());
     if to.get() == NEW_TO {
-        let expected = summary(NEW_TO, &small()).footer.digest;
+        let expected = file(NEW_TO, &small()).1.footer.digest;
         assert_eq!(
             (latest.state, opened.machine.digest()),
             (Some(expected), expected)
@@ -149,13 +142,13 @@ async fn power_cut_while_an_installation_goes_on_after_a_power_cut_leaves_the_ne
     // A whole file on its way, and the old file with a write-ahead log.
     let whole = tempfile::tempdir().unwrap();
     install(&data_dir(whole.path())).await;
-    let whole = fs::read(whole.path().join("learner.db")).unwrap();
+    let whole = NewFiles::read(whole.path());
     let old = old_files(true).await;
     let (directory, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for (name, content) in &old {
         fs::write(directory.path().join(name), content).unwrap();
     }
-    fs::write(directory.path().join(INSTALLED), &whole).unwrap();
+    whole.write_to(directory.path());
     let Some(recorder) = PowerRecorder::new(directory.path(), own.path()) else {
         return;
     };
