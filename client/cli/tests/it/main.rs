@@ -22,6 +22,7 @@ mod harness;
 mod help;
 mod hostile;
 mod installs;
+mod learner_kills;
 mod limits;
 mod linearizability;
 mod lost_commits;
