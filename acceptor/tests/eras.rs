@@ -34,6 +34,11 @@ fn later(round: u64) -> Ballot {
 
 /// Commits what a release with changes of members writes: a configuration, a promise and votes of a later era.
 async fn write_later_era<D: TestDisk>(disk: &D) -> AcceptorRun<D::Store> {
+    write_with(disk, later(1), 3).await
+}
+
+/// As [`write_later_era`], with this promise and this oldest protocol version.
+async fn write_with<D: TestDisk>(disk: &D, promised: Ballot, least_version: u32) -> AcceptorRun<D::Store> {
     let mut run = AcceptorRun::begin(disk, 1).await;
     run.form().await;
     run.accept(accept(3, 0, [(0, value("a")), (1, value("b"))])).await;
@@ -49,14 +54,14 @@ async fn write_later_era<D: TestDisk>(disk: &D) -> AcceptorRun<D::Store> {
     let write = Write {
         commit_counter: run.core.stamp().commit_counter.next(),
         membership: Some(&membership),
-        promised: later(1),
+        promised,
         promise_is_new: true,
         leader_address: &address,
         known_to: slot(0),
         trimmed_to: slot(0),
         rows: &rows,
         witnesses: &witnesses,
-        least_version: 3,
+        least_version,
     };
     run.store.commit(write).await.unwrap();
     run
@@ -111,9 +116,20 @@ async fn era_of_a_vote_is_covered_by_its_checksum() {
 
 #[tokio::test]
 async fn directory_of_a_later_era_is_refused_and_left_unchanged() {
+    // Each of the two numbers is a reason alone.
+    for (promised, least_version) in [(later(1), 3), (later(1), 1), (ballot(4), 3)] {
+        is_refused_and_left_unchanged(promised, least_version).await;
+    }
+}
+
+async fn is_refused_and_left_unchanged(promised: Ballot, least_version: u32) {
     let directory = tempfile::tempdir().unwrap();
     let path: PathBuf = directory.path().to_owned();
-    write_later_era(&path).await.store.close().await;
+    write_with(&path, promised, least_version)
+        .await
+        .store
+        .close()
+        .await;
     let before = fs::read(path.join(DATABASE)).unwrap();
     let started = Failure::from(open(&path, 2).await.map(drop).unwrap_err());
     let repaired = Failure::from(Stopped::open(&path).await.map(drop).unwrap_err());
@@ -125,4 +141,18 @@ async fn directory_of_a_later_era_is_refused_and_left_unchanged() {
         );
     }
     assert!(fs::read(path.join(DATABASE)).unwrap() == before);
+}
+
+#[tokio::test]
+async fn oldest_served_version_is_covered_by_the_checksum_of_the_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let path: PathBuf = directory.path().to_owned();
+    write_later_era(&path).await.store.close().await;
+    for version in [1, 2, 4] {
+        let sql = format!("UPDATE state SET least_version = {version}");
+        change_by_sql(directory.path(), &sql).await;
+        let refused = open(directory.path(), 2).await.map(drop).unwrap_err();
+        assert!(refused.to_string().contains("(state)"), "{version}: {refused}");
+        assert_eq!(Failure::from(refused).code, Exit::Storage, "{version}");
+    }
 }

@@ -30,9 +30,12 @@ use prost::Message as _;
 use sqlx::{AssertSqlSafe, Connection as _};
 use support::{
     ballot,
-    run::{open, snapshot},
+    run::open,
     slot,
-    story::{Answered, COMMITS, DATABASE, Files, LOG, Story, StoryEnd, assert_refused, change_by_sql, judge},
+    story::{
+        Answered, COMMITS, DATABASE, Files, LOG, Story, StoryEnd, assert_refused, change_by_sql, judge,
+        version_3,
+    },
     value,
 };
 
@@ -255,28 +258,6 @@ async fn file_of_version_2_keeps_everything() {
     let end = judge(scratch.path(), &garbled, &answered, "garbled").await;
     assert_refused(&end, &["(state)"]);
     assert!(fs::read(scratch.path().join(DATABASE)).unwrap() == garbled.0[DATABASE]);
-}
-
-/// The directory of an acceptor after an orderly stop, written by the last release with schema version 3: trimmed, with a
-/// waiting snapshot.
-fn version_3() -> (Files, Answered) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schema-3");
-    let row = |at| Row {
-        slot: slot(at),
-        accepted: Some((ballot(3), value(&format!("value {at}")))),
-    };
-    let answered = Answered {
-        rows: (3..12).map(row).collect(),
-        counter: CommitCounter::new(16),
-        promised: 3,
-        voted_to: slot(12),
-        chosen_to: slot(8),
-        snapshots: KeptSnapshots {
-            bottom: Some(snapshot(3)),
-            waiting: Some(snapshot(6)),
-        },
-    };
-    (Files::of(&directory), answered)
 }
 
 #[tokio::test]

@@ -19,9 +19,9 @@ use paxos_common::{
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::{
-    accept,
-    run::{AcceptorRun, open},
-    value,
+    accept, ballot,
+    run::{AcceptorRun, open, snapshot},
+    slot, value,
 };
 
 pub const DATABASE: &str = "acceptor.db";
@@ -296,4 +296,26 @@ pub async fn change_by_sql(directory: &Path, sql: &str) {
         .unwrap();
     assert!(done.rows_affected() > 0, "{sql}");
     connection.close().await.unwrap();
+}
+
+/// The directory of an acceptor after an orderly stop, written by the last release with schema version 3: trimmed, with a
+/// waiting snapshot.
+pub fn version_3() -> (Files, Answered) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schema-3");
+    let row = |at| Row {
+        slot: slot(at),
+        accepted: Some((ballot(3), value(&format!("value {at}")))),
+    };
+    let answered = Answered {
+        rows: (3..12).map(row).collect(),
+        counter: CommitCounter::new(16),
+        promised: 3,
+        voted_to: slot(12),
+        chosen_to: slot(8),
+        snapshots: KeptSnapshots {
+            bottom: Some(snapshot(3)),
+            waiting: Some(snapshot(6)),
+        },
+    };
+    (Files::of(&directory), answered)
 }

@@ -7,7 +7,7 @@
 //! Version 2 to 3: a table of snapshot files. No file of version 2 is trimmed.
 //!
 //! Version 3 to 4: eras, all of them the first, and the oldest protocol version still served. Every record keeps its
-//! checksum.
+//! checksum. No vote and no past promise is read: a damaged row must not hinder the upgrade.
 
 use paxos_common::{
     paxos::identity::{CommitCounter, RunNumber},
@@ -33,11 +33,15 @@ const TO_2: &str = "ALTER TABLE state ADD COLUMN voted_to INTEGER NOT NULL DEFAU
     ALTER TABLE state ADD COLUMN open_slots INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE witness ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;";
 
-/// The statements of version 3 to 4.
+/// The statements of version 3 to 4 for the state record. They also make each connection read the schema again.
 const TO_4: &str = "ALTER TABLE state ADD COLUMN promised_era INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE state ADD COLUMN least_version INTEGER NOT NULL DEFAULT 1;
-    ALTER TABLE vote ADD COLUMN era INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE promise ADD COLUMN era INTEGER NOT NULL DEFAULT 0;";
+    ALTER TABLE state ADD COLUMN least_version INTEGER NOT NULL DEFAULT 1;";
+
+/// Adds the column of the era at the end of a table, as `ALTER TABLE` does, but in the text of the schema alone. In a
+/// strict table, `ALTER TABLE` reads every row, and fails at a row with a value of a wrong type.
+const ADD_ERA: &str = "UPDATE sqlite_schema
+    SET sql = substr(sql, 1, length(sql) - length(') STRICT')) || ', era INTEGER NOT NULL DEFAULT 0) STRICT'
+    WHERE type = 'table' AND name = ? AND sql LIKE '%) STRICT'";
 
 /// The columns of a state record of version 1.
 pub(super) const OLD_STATE: &str =
@@ -70,7 +74,7 @@ impl SchemaSteps for Upgrades {
         match from {
             OLD_VERSION => to_2(transaction).await,
             2 => run(transaction, snapshots::TABLE).await,
-            3 => run(transaction, TO_4).await,
+            3 => to_4(transaction).await,
             found => Err(SqliteError::Older {
                 found,
                 supported: i64::from(SCHEMA_VERSION),
@@ -83,6 +87,19 @@ impl SchemaSteps for Upgrades {
 async fn run(transaction: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
     sqlx::raw_sql(sql).execute(transaction).await?;
     Ok(())
+}
+
+async fn to_4(transaction: &mut SqliteConnection) -> Result<(), StoreError> {
+    run(transaction, "PRAGMA writable_schema = ON").await?;
+    for table in ["vote", "promise"] {
+        let query = sqlx::query(ADD_ERA).bind(table);
+        if query.execute(&mut *transaction).await?.rows_affected() != 1 {
+            return Err(StoreError::Damaged(table));
+        }
+    }
+    // Also drops the schema in memory.
+    run(transaction, "PRAGMA writable_schema = RESET").await?;
+    run(transaction, TO_4).await
 }
 
 async fn to_2(transaction: &mut SqliteConnection) -> Result<(), StoreError> {
