@@ -20,13 +20,13 @@ const VOTE_HEADER: [u8; 7] = [7, 0, 1, 1, 26, 123, 6];
 /// The header of the promise of the fixture: the position in the key, 1 byte, 1 byte, a text of 10 bytes, 6 bytes.
 const PROMISE_HEADER: [u8; 6] = [6, 0, 1, 1, 33, 5];
 
-/// A damaged header of a vote, what is damaged, and the number of unknown rows: the bytes of a value and of a trace
-/// context are read whatever their type is.
+/// A damaged header of a vote, for a row of the same length, what is damaged, and the number of unknown rows. The bytes
+/// of a value and of a trace context are read whatever their type is.
 const DAMAGES: [([u8; 7], &str, usize); 4] = [
     ([7, 0, 1, 1, 27, 123, 6], "the value is a text", 0),
     ([7, 0, 1, 1, 26, 122, 6], "the trace context is a blob", 0),
     ([7, 0, 1, 1, 26, 123, 7], "the checksum is a real", 1),
-    ([7, 0, 0, 1, 26, 123, 6], "the round is NULL", 1),
+    ([7, 0, 0, 2, 26, 123, 6], "the round is NULL", 1),
 ];
 
 /// The files with another header of the only row with this header and this content.
@@ -91,7 +91,7 @@ async fn damaged_vote_does_not_hinder_the_upgrade_and_is_accepted_again() {
 async fn many_damaged_votes_do_not_hinder_the_upgrade() {
     let (files, answered) = version_3();
     let damaged = [3, 5, 7, 8, 9].into_iter().fold(files, |files, at| {
-        with_damaged_vote(&files, at, &[7, 0, 0, 1, 26, 123, 6])
+        with_damaged_vote(&files, at, &[7, 0, 0, 2, 26, 123, 6])
     });
     let scratch = tempfile::tempdir().unwrap();
     let end = judge(scratch.path(), &damaged, &answered, "five rows").await;
@@ -104,8 +104,8 @@ async fn damaged_promise_does_not_hinder_the_upgrade() {
     let scratch = tempfile::tempdir().unwrap();
     for (header, what, promises) in [
         ([6, 0, 1, 1, 32, 5], "the address is a blob", 1),
-        ([6, 0, 0, 1, 33, 5], "the round is NULL", 0),
-        ([6, 0, 1, 1, 33, 0], "the time is NULL", 0),
+        ([6, 0, 0, 2, 33, 5], "the round is NULL", 0),
+        ([6, 0, 1, 1, 45, 0], "the time is NULL", 0),
     ] {
         let damaged = with_header(&files, &PROMISE_HEADER, b"\x03\x07http://p:1", &header);
         let end = judge(scratch.path(), &damaged, &answered, what).await;

@@ -11,7 +11,7 @@ use paxos_common::{
         DataDir, SqliteError, refuse_foreign_file,
         wal_limit::{empty_wal, wal_bytes, wal_path},
     },
-    wire::{PROTOCOL_VERSION, SERVED_ERA_MAX},
+    wire::{CHANGES_VERSION, PROTOCOL_VERSION, SERVED_ERA_MAX},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection,
@@ -358,7 +358,8 @@ async fn read(connection: &mut SqliteConnection) -> Result<DatabaseContent, Stor
         identity.read_state(&row)?.moment
     };
     if moment.least_version > PROTOCOL_VERSION || moment.promised.era() > SERVED_ERA_MAX {
-        let least_version = moment.least_version;
+        // The era may be the only reason.
+        let least_version = moment.least_version.max(CHANGES_VERSION);
         return Ok(DatabaseContent::LaterEra { least_version });
     }
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'state'";
