@@ -219,6 +219,18 @@ async fn strangers_and_calls_before_a_cluster_is_formed_are_refused() {
         client.form(request).await.unwrap_err().code(),
         tonic::Code::FailedPrecondition
     );
+    let mut named = pb::Configuration::from(&stranger);
+    named.members[0].name = "acceptor-1".into();
+    let request = pb::FormRequest {
+        caller: Some(caller(None)),
+        step: Some(pb::form_request::Step::Store(named)),
+    };
+    let refused = client.form(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(
+        refused.message().contains("configuration.members.name"),
+        "{refused}"
+    );
     form(&mut client).await;
     assert_eq!(code(client.tail(tail(1)).await), tonic::Code::FailedPrecondition);
     let newer = tail(PROTOCOL_VERSION + 1);

@@ -4,7 +4,7 @@ use paxos_common::{
     paxos::{ballot::Ballot, identity::ClusterId, slot::Slot},
     peer::{ADDRESS_BYTES_MAX, Address},
     snapshot::SNAPSHOT_BYTES_MAX,
-    wire::{self, Malformed, PROTOCOL_VERSION, TRIMS_VERSION, status},
+    wire::{self, CHANGES_VERSION, Malformed, PROTOCOL_VERSION, TRIMS_VERSION, status},
 };
 use paxos_proto::v1 as pb;
 use tonic::Status;
@@ -71,15 +71,17 @@ pub(super) fn check_address(field: &str, address: &str) -> Result<(), Status> {
         .map_err(|error| status::invalid_argument(format!("{field}: {error}")))
 }
 
-/// Checks the operator's name of an acceptor. This acceptor stores the name and sends it to other processes.
-pub(super) fn check_name(field: &str, name: &str) -> Result<(), Status> {
-    check_length(field, name.len(), ADDRESS_BYTES_MAX)?;
-    if name.chars().any(char::is_control) {
-        return Err(status::invalid_argument(format!(
-            "{field} has control characters"
-        )));
+/// Checks that a configuration names no acceptor. A release of an earlier protocol version refuses a snapshot with such a
+/// name.
+pub(super) fn check_nameless(field: &str, name: &str) -> Result<(), Status> {
+    if name.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let text = format!(
+        "{field} must be empty: names need protocol version {CHANGES_VERSION}, and this acceptor speaks version \
+         {PROTOCOL_VERSION}"
+    );
+    Err(status::invalid_argument(text))
 }
 
 fn check_length(field: &str, length: usize, max: usize) -> Result<(), Status> {

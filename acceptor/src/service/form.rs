@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::{
     Inner,
-    check::{check_address, check_name, check_version, malformed},
+    check::{check_address, check_nameless, check_version, malformed},
 };
 use crate::{
     request::{FormStep, QueuedRequest},
@@ -69,7 +69,7 @@ impl<R: Reader> Inner<R> {
         }
         for member in configuration.members().values() {
             check_address("configuration.members.address", &member.address)?;
-            check_name("configuration.members.name", &member.name)?;
+            check_nameless("configuration.members.name", &member.name)?;
         }
         let result = self.ask(|answer| QueuedRequest::Form { step, answer }).await?;
         let published = result.map_err(|refusal: FormRefusal| status::wrong_cluster(refusal.to_string()))?;

@@ -110,7 +110,7 @@ pub(crate) fn subscribe_failure(error: SubscribeError) -> Failure {
         SubscribeError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
-        _ => Failure::unavailable(error),
+        SubscribeError::Refused(_) | _ => Failure::unavailable(error),
     }
 }
 

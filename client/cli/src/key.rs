@@ -164,7 +164,7 @@ pub(crate) fn watch_failure(error: SubscribeError) -> Failure {
         SubscribeError::Unavailable(_) => {
             Failure::unavailable(anyhow::anyhow!("{error}; `paxos status` shows what is wrong"))
         }
-        _ => Failure::unavailable(error),
+        SubscribeError::Refused(_) | _ => Failure::unavailable(error),
     }
 }
 

@@ -110,10 +110,13 @@ async fn process_of_another_role_is_refused_by_name() {
 async fn caller_without_the_right_reads_who_has_it() {
     let cluster = Cluster::start_secure(1, 1, 1).await;
     let environment = cluster.commands_as("operator");
-    let said = refused_by_command(&cluster.urls(), &environment).await;
+    // Refused at once, and permanently.
+    let propose = run_with(&["propose", "x", "--acceptors", &cluster.urls()], &environment).await;
+    assert_eq!(propose.status.code(), Some(69), "{propose:?}");
     assert!(
-        said.contains("Proposer/ProposeStream is for proposers and clients; this certificate says operator"),
-        "{said}"
+        stderr(&propose)
+            .contains("Proposer/ProposeStream is for proposers and clients; this certificate says operator"),
+        "{propose:?}"
     );
     let read = run_with(&["get", "x", "--acceptors", &cluster.urls()], &environment).await;
     assert_eq!(read.status.code(), Some(69), "{read:?}");
