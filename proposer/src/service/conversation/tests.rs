@@ -13,11 +13,14 @@ use tokio::{
     task::JoinHandle,
     time::{advance, error::Elapsed},
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{requests::ClientRequest, view::View};
+
+/// Requests that wait in a test at most.
+const REQUESTS_MAX: usize = 2_048;
 
 type Answers = mpsc::Receiver<Result<pb::ProposeStreamResponse, Status>>;
 
@@ -147,10 +150,10 @@ async fn deadline_is_kept_while_requests_never_pause() {
 
 #[tokio::test]
 async fn requests_decided_together_are_all_answered() {
-    let (requests, incoming) = mpsc::unbounded_channel();
-    let mut talk = Talk::begin(UnboundedReceiverStream::new(incoming));
+    let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
+    let mut talk = Talk::begin(ReceiverStream::new(incoming));
     for tag in [7, 8, 9] {
-        requests.send(Ok(request(tag, 0))).unwrap();
+        requests.try_send(Ok(request(tag, 0))).unwrap();
     }
     let mut waiting = Vec::new();
     for _ in 0..3 {
@@ -166,8 +169,8 @@ async fn requests_decided_together_are_all_answered() {
 
 #[tokio::test]
 async fn leader_is_named_at_first_then_at_each_change() {
-    let (requests, incoming) = mpsc::unbounded_channel();
-    let mut talk = Talk::begin(UnboundedReceiverStream::new(incoming));
+    let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
+    let mut talk = Talk::begin(ReceiverStream::new(incoming));
     let follow = |phase, leader: &str| {
         let leader = Some(leader.to_owned());
         move |view: &mut View| (view.phase, view.leader) = (phase, leader)
@@ -184,7 +187,7 @@ async fn leader_is_named_at_first_then_at_each_change() {
     ];
     for (step, named) in steps {
         talk.views.send_modify(step);
-        requests.send(Ok(request(1, 0))).unwrap();
+        requests.try_send(Ok(request(1, 0))).unwrap();
         let (pending, reply) = talk.request().await;
         reply.try_send((pending.request, chosen(1))).unwrap();
         let answer = talk.answers.recv().await.unwrap().unwrap();
@@ -196,10 +199,10 @@ async fn leader_is_named_at_first_then_at_each_change() {
 async fn ended_driver_leaves_no_answer_behind() {
     // With and without a deadline that is due at the end of the driver.
     for timeout_ms in [0, 5] {
-        let (requests, incoming) = mpsc::unbounded_channel();
-        let mut talk = Talk::begin(UnboundedReceiverStream::new(incoming));
-        requests.send(Ok(request(7, 0))).unwrap();
-        requests.send(Ok(request(8, timeout_ms))).unwrap();
+        let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
+        let mut talk = Talk::begin(ReceiverStream::new(incoming));
+        requests.try_send(Ok(request(7, 0))).unwrap();
+        requests.try_send(Ok(request(8, timeout_ms))).unwrap();
         let waiting = [talk.request().await, talk.request().await];
         // As the driver: the channel is closed first.
         talk.inbox.close();
@@ -218,9 +221,9 @@ async fn ended_driver_leaves_no_answer_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn wait_for_an_ended_driver_is_bounded() {
-    let (requests, incoming) = mpsc::unbounded_channel();
-    let mut talk = Talk::begin(UnboundedReceiverStream::new(incoming));
-    requests.send(Ok(request(7, 0))).unwrap();
+    let (requests, incoming) = mpsc::channel(REQUESTS_MAX);
+    let mut talk = Talk::begin(ReceiverStream::new(incoming));
+    requests.try_send(Ok(request(7, 0))).unwrap();
     let _unanswered = talk.request().await;
     talk.inbox.close();
     let ended: Result<_, Elapsed> = timeout(LAST_ANSWERS_MAX * 2, talk.answers.recv()).await;
