@@ -17,7 +17,7 @@ impl Acceptor {
     /// acceptor, the [`WITNESSED_RUNS_MAX`] runs with the highest counters are remembered.
     ///
     /// A joiner is remembered too: its disk is watched before its votes count. Of acceptors outside the configuration, the
-    /// first [`OUTSIDERS_MAX`] are remembered, and all others ignored.
+    /// first 62 are remembered, and all others ignored.
     pub fn witness(
         &self,
         group: &mut Group,
