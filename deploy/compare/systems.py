@@ -139,6 +139,11 @@ class Paxos(Cluster):
     name = system = "paxos"
     writers = ("p0", "p1")
 
+    def __init__(self, options, binaries=None, state=None):
+        """`state`: the limit of the state's size, instead of the default."""
+        super().__init__(options, binaries)
+        self.state = ("--state-bytes-max", state) if state else ()
+
     def start(self):
         self.ports = free_ports(6)
         self.acceptors = urls(self.ports[:3])
@@ -146,7 +151,7 @@ class Paxos(Cluster):
             data = str(self.directory / f"a{number}")
             self.spawn_role("acceptor", f"a{number}", port, "--id", f"a{number}", "--data-dir", data)
         for name, port in zip(self.writers, self.ports[3:5]):
-            self.spawn_role("proposer", name, port, "--acceptors", ",".join(self.acceptors))
+            self.spawn_role("proposer", name, port, "--acceptors", ",".join(self.acceptors), *self.state)
         self.start_learner("l0", self.ports[5])
         self.addresses, self.learners = urls(self.ports[3:5]), urls(self.ports[5:])
 
