@@ -88,12 +88,12 @@ impl Bench {
             opens_streams: true,
         };
         for number in 1..=acceptors {
-            bench.tell(Event::Opened(uuid(number)));
+            bench.handle(Event::Opened(uuid(number)));
         }
         bench
     }
 
-    fn tell(&mut self, event: Event) -> &[Effect] {
+    fn handle(&mut self, event: Event) -> &[Effect] {
         self.core.at(self.now);
         self.core.handle(event);
         self.core.flush();
@@ -153,7 +153,7 @@ impl Bench {
     fn say_late(&mut self, number: u128, ago: u64, word: ReportAnswer) -> &[Effect] {
         let sent = self.now - Duration::from_millis(ago);
         let acceptor = uuid(number);
-        self.tell(Event::Reported {
+        self.handle(Event::Reported {
             acceptor,
             sent,
             answer: word,
@@ -165,7 +165,7 @@ impl Bench {
         self.now += patience(self.core.vain_campaigns);
         let ballot = self.core.ballot().expect("it campaigns");
         for &acceptor in self.core.electorate.clone().members() {
-            self.tell(alive(acceptor, ballot, 0));
+            self.handle(alive(acceptor, ballot, 0));
         }
         self.fire(Timer::GiveUp)
     }
@@ -188,7 +188,7 @@ impl Bench {
 
     fn fire(&mut self, timer: Timer) -> &[Effect] {
         let generation = *self.core.generations.get(&timer).unwrap();
-        self.tell(Event::Fired(timer, generation))
+        self.handle(Event::Fired(timer, generation))
     }
 
     fn prepares(&self) -> Vec<(AcceptorUuid, Ballot, Slot)> {
@@ -240,7 +240,7 @@ impl Bench {
     }
 
     fn promise(&mut self, number: u128, ballot: Ballot) -> &[Effect] {
-        self.tell(Event::Promised {
+        self.handle(Event::Promised {
             acceptor: uuid(number),
             ballot,
             scan: None,
@@ -258,7 +258,7 @@ impl Bench {
     }
 
     fn propose(&mut self, request: u64, text: &'static str) -> &[Effect] {
-        self.tell(Event::Proposed(Pending::new(RequestId(request), command(text))))
+        self.handle(Event::Proposed(Pending::new(RequestId(request), command(text))))
     }
 
     fn propose_forwarded(&mut self, request: u64, text: &'static str) -> &[Effect] {
@@ -266,7 +266,7 @@ impl Bench {
             forwarded: true,
             ..Pending::new(RequestId(request), command(text))
         };
-        self.tell(Event::Proposed(pending))
+        self.handle(Event::Proposed(pending))
     }
 }
 
@@ -340,7 +340,7 @@ fn campaigns_only_when_a_phase_1_quorum_finds_the_leader_silent() {
         at_least <= at_most && at_most <= TIMEOUT,
         "silent for L already, and up to L more"
     );
-    bench.tell(Event::Fired(Timer::Election, generation));
+    bench.handle(Event::Fired(Timer::Election, generation));
     assert_eq!(bench.prepares().len(), 3);
     assert_eq!(bench.core.ballot(), Some(ballot(4, 7)));
 }
@@ -356,7 +356,7 @@ fn does_not_campaign_while_a_quorum_hears_the_leader() {
     bench.report(2, leader, 300);
     let (generation, ..) = bench.timer(Timer::Election).unwrap();
     bench.report(2, leader, 10);
-    bench.tell(Event::Fired(Timer::Election, generation));
+    bench.handle(Event::Fired(Timer::Election, generation));
     assert_eq!(
         bench.effects,
         [],
@@ -379,7 +379,7 @@ fn flexible_phase_1_quorums_decide_when_the_leader_is_silent() {
 fn what_a_lost_acceptor_said_of_the_leader_does_not_count() {
     let mut bench = Bench::new();
     bench.report(1, ballot(3, 1), 300);
-    bench.tell(Event::Closed(uuid(1)));
+    bench.handle(Event::Closed(uuid(1)));
     bench.report(2, ballot(3, 1), 300);
     assert_eq!(bench.timer(Timer::Election), None);
 }

@@ -133,7 +133,9 @@ impl fmt::Debug for Action {
             Self::RestartLearner(learner, stored) => {
                 write!(f, "learner {learner} restarts at {stored}")
             }
-            Self::Change(proposer) => write!(f, "proposer {proposer} is asked for a change of members"),
+            Self::Change(proposer) => {
+                write!(f, "proposer {proposer} receives a request to change the members")
+            }
             Self::Keep { acceptor, to } => write!(f, "acceptor {acceptor} keeps a snapshot to {to}"),
             Self::Trim(acceptor) => write!(f, "acceptor {acceptor} trims"),
             Self::Install { learner, acceptor } => {

@@ -131,7 +131,7 @@ fn the_queue_is_bounded_in_commands_and_bytes() {
 fn a_cancelled_command_that_still_waits_is_certainly_not_proposed() {
     let mut bench = Bench::new();
     bench.propose(1, "a");
-    bench.tell(Event::Cancelled(RequestId(1)));
+    bench.handle(Event::Cancelled(RequestId(1)));
     assert_eq!(
         bench.answers(),
         [(1, ProposalOutcome::NotProposed(Reason::Cancelled))]
@@ -151,7 +151,7 @@ fn a_cancelled_command_that_still_waits_is_certainly_not_proposed() {
 fn a_standby_that_is_to_stop_hands_over_at_once_and_refuses_what_it_has() {
     let mut bench = Bench::new();
     bench.propose(1, "a");
-    bench.tell(Event::Resigned);
+    bench.handle(Event::Resigned);
     assert_eq!(
         bench.answers(),
         [(1, ProposalOutcome::NotProposed(Reason::Stopping))]
@@ -172,7 +172,7 @@ fn full_disks_refuse_further_values_but_hanging_disks_do_not() {
     let mut bench = Bench::new();
     let mine = bench.lead();
     for number in 1..=2 {
-        bench.tell(Event::Alive {
+        bench.handle(Event::Alive {
             acceptor: uuid(number),
             ballot: mine,
             silent: Duration::ZERO,
@@ -192,7 +192,7 @@ fn full_disks_refuse_further_values_but_hanging_disks_do_not() {
     assert!(late[0].ends_with("no space on its disk"), "{late:?}");
     // A disk that only hangs keeps values waiting, and causes no refusal.
     for number in 1..=2 {
-        bench.tell(Event::Alive {
+        bench.handle(Event::Alive {
             acceptor: uuid(number),
             ballot: mine,
             silent: Duration::ZERO,

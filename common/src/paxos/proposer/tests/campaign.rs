@@ -8,13 +8,13 @@ fn prepares_at_every_acceptor_from_the_highest_watermark_heard_of() {
     let mut known = word(ballot(3, 1), 1);
     known.known_to = slot(9);
     bench.say(3, known);
-    bench.tell(Event::Closed(uuid(3)));
+    bench.handle(Event::Closed(uuid(3)));
     let mine = bench.campaign();
     assert_eq!(
         bench.prepares(),
         [(uuid(1), mine, slot(9)), (uuid(2), mine, slot(9))]
     );
-    bench.tell(Event::Opened(uuid(3)));
+    bench.handle(Event::Opened(uuid(3)));
     assert_eq!(bench.prepares(), [(uuid(3), mine, slot(9))]);
 }
 
@@ -30,7 +30,7 @@ fn never_uses_a_ballot_twice_even_for_a_second_campaign() {
     assert_eq!(second.proposer(), id(7));
     bench.promise(1, second);
     bench.promise(2, second);
-    bench.tell(Event::PrepareRejected {
+    bench.handle(Event::PrepareRejected {
         acceptor: uuid(1),
         ballot: second,
         promised: ballot(9, 1),
@@ -55,7 +55,7 @@ fn promises_of_an_acceptor_without_an_open_link_are_dropped() {
     let mut bench = Bench::new();
     let mine = bench.campaign();
     bench.promise(1, mine);
-    bench.tell(Event::Closed(uuid(2)));
+    bench.handle(Event::Closed(uuid(2)));
     bench.promise(2, mine);
     assert!(matches!(bench.core.phase(), Phase::Campaigning(_)));
 }
@@ -66,7 +66,7 @@ fn rejected_candidate_waits_longer_and_exceeds_the_ballot_reported() {
     let mut longest = Duration::ZERO;
     for round in [5, 10, 15] {
         let mine = bench.campaign();
-        bench.tell(Event::PrepareRejected {
+        bench.handle(Event::PrepareRejected {
             acceptor: uuid(1),
             ballot: mine,
             promised: ballot(round, 1),
@@ -85,7 +85,7 @@ fn a_rejection_of_an_earlier_ballot_does_not_end_the_campaign() {
     let first = bench.campaign();
     bench.give_up();
     let second = bench.campaign();
-    bench.tell(Event::PrepareRejected {
+    bench.handle(Event::PrepareRejected {
         acceptor: uuid(1),
         ballot: first,
         promised: second,
@@ -100,7 +100,7 @@ fn a_candidate_gives_up_without_a_byte_of_a_promise_and_goes_on_with_one() {
     let (_, at_least, _) = bench.timer(Timer::GiveUp).unwrap();
     assert_eq!(at_least, Duration::from_secs(5));
     bench.pass(4_000);
-    bench.tell(Event::Bytes(uuid(1)));
+    bench.handle(Event::Bytes(uuid(1)));
     bench.pass(1_000);
     bench.fire(Timer::GiveUp);
     assert_eq!(bench.core.ballot(), Some(mine), "a page is on its way");
@@ -151,7 +151,7 @@ fn timers_of_an_older_generation_are_void() {
     let (generation, ..) = bench.timer(Timer::Election).unwrap();
     bench.report(2, ballot(3, 1), 10);
     bench.report(2, ballot(3, 1), 300);
-    assert_eq!(bench.tell(Event::Fired(Timer::Election, generation)), []);
+    assert_eq!(bench.handle(Event::Fired(Timer::Election, generation)), []);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn candidate_raises_a_low_acceptor_in_steps_that_it_accepts() {
     assert!(mine > high);
     // Acceptor 1 has promised nothing so far: our ballot is too far above.
     let mut promised = Ballot::ZERO;
-    bench.tell(Event::PrepareRefused {
+    bench.handle(Event::PrepareRefused {
         acceptor: uuid(1),
         promised,
     });

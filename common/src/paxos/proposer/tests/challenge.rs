@@ -68,10 +68,10 @@ fn leader_is_not_challenged_while_no_command_waits() {
     bench.report(1, ballot(3, 1), 10);
     bench.propose(1, "a");
     assert_eq!(bench.forwards().len(), 1);
-    bench.tell(Event::ForwardAnswered(RequestId(1)));
+    bench.handle(Event::ForwardAnswered(RequestId(1)));
     assert_eq!(live(&mut bench, 20_000, stuck), None);
     bench.propose(2, "a");
-    bench.tell(Event::Cancelled(RequestId(2)));
+    bench.handle(Event::Cancelled(RequestId(2)));
     assert_eq!(live(&mut bench, 20_000, stuck), None);
 }
 
@@ -82,7 +82,7 @@ fn callers_that_try_again_and_again_make_one_wait() {
     for request in 1..=6 {
         bench.propose(request, "a");
         live(&mut bench, 500, stuck);
-        bench.tell(Event::Cancelled(RequestId(request)));
+        bench.handle(Event::Cancelled(RequestId(request)));
         live(&mut bench, 500, stuck);
     }
     assert!(
@@ -186,7 +186,7 @@ fn failed_challenges_delay_the_next_until_a_value_is_chosen() {
         bench.fire(Timer::Challenge);
         let mine = bench.core.ballot().expect("it campaigns");
         round = mine.round() + 1;
-        bench.tell(Event::PrepareRejected {
+        bench.handle(Event::PrepareRejected {
             acceptor: uuid(1),
             ballot: mine,
             promised: ballot(round, 1),

@@ -72,7 +72,7 @@ fn ending() -> (Bench, Arc<Configuration>) {
     bench.vote(2, 0);
     let configuration = next(&bench, &[1, 2, 4], 2, 2);
     bench.propose_change(&configuration);
-    bench.tell(Event::Opened(uuid(4)));
+    bench.handle(Event::Opened(uuid(4)));
     (bench, configuration)
 }
 
@@ -81,7 +81,7 @@ fn change_is_the_last_value_of_its_era() {
     let (mut bench, _) = ending();
     bench.propose(2, "b");
     assert_eq!(bench.sent_to(1), [], "no command above the change");
-    bench.tell(Event::FillWanted(slot(9)));
+    bench.handle(Event::FillWanted(slot(9)));
     assert_eq!(bench.sent_to(1), [], "no fill above the change");
     // The old members choose the change, and the watermark stops at its slot.
     bench.answer(1, 0, marked(&[(1, 2)], 2, 1));
@@ -119,15 +119,15 @@ fn change_takes_force_by_old_votes_new_votes_and_the_copied_log() {
         [1, 2, 3, 4].map(uuid),
         "removed members hear of the change"
     );
-    bench.tell(Event::Opened(uuid(4)));
+    bench.handle(Event::Opened(uuid(4)));
     assert!(!is_shut(&bench));
-    bench.tell(Event::Opened(uuid(3)));
-    assert_eq!(bench.prepares(), [], "a removed member is asked for nothing");
-    bench.tell(Event::Opened(uuid(1)));
+    bench.handle(Event::Opened(uuid(3)));
+    assert_eq!(bench.prepares(), [], "a removed member receives no Prepare");
+    bench.handle(Event::Opened(uuid(1)));
     assert!(is_shut(&bench));
     assert_eq!(bench.prepares(), [(uuid(1), next_ballot, slot(1))]);
     bench.pass(2_000);
-    bench.tell(Event::Bytes(uuid(1)));
+    bench.handle(Event::Bytes(uuid(1)));
     let links: Vec<_> = bench.core.links().into_keys().collect();
     assert_eq!(links, [1, 2, 4].map(uuid));
     assert!(bench.effects.contains(&Effect::LinksChanged));
@@ -166,7 +166,7 @@ fn change_waits_for_votes_at_its_own_ballot() {
     let (mut bench, _) = ending();
     let earlier = ballot(0, 7);
     for number in [1, 2, 3, 4] {
-        bench.tell(Event::Answered {
+        bench.handle(Event::Answered {
             acceptor: uuid(number),
             ballot: earlier,
             sequence: 0,
@@ -190,18 +190,18 @@ fn message_of_a_later_era_only_has_the_acceptor_asked_for_its_configuration() {
     bench.answer(2, 0, rejection(later));
     assert!(bench.reopens(2));
     assert!(bench.leads(), "it goes on with the others");
-    bench.tell(Event::PrepareRejected {
+    bench.handle(Event::PrepareRejected {
         acceptor: uuid(1),
         ballot: own,
         promised: later,
     });
     assert!(bench.reopens(1) && bench.leads());
     // The next ballot is one of its own era.
-    bench.tell(Event::Opened(uuid(1)));
+    bench.handle(Event::Opened(uuid(1)));
     bench.answer(1, 0, rejection(ballot(5, 1)));
     assert!(!bench.leads());
     for number in [2, 3] {
-        bench.tell(Event::Opened(uuid(number)));
+        bench.handle(Event::Opened(uuid(number)));
     }
     assert_eq!(bench.campaign(), ballot(6, 7));
 }
@@ -214,19 +214,19 @@ fn later_configuration_is_adopted_and_everything_of_the_era_dropped() {
     bench.propose(2, "b");
     let configuration = next(&bench, &[1, 2, 4], 2, 2);
     let later = next(&bench, &[7], 1, 1);
-    bench.tell(Event::LaterConfiguration(Arc::clone(&configuration)));
+    bench.handle(Event::LaterConfiguration(Arc::clone(&configuration)));
     assert_eq!(bench.adopted(), Some(1));
     assert!(bench.effects.contains(&Effect::ShutStreams(own)));
     assert_eq!(bench.answers(), [(1, ProposalOutcome::Unknown)]);
     assert_eq!(bench.core.queued().0, 1, "what is queued waits on");
     assert!(matches!(bench.core.phase(), Phase::Standby));
     // Another configuration of the same era changes nothing.
-    bench.tell(Event::LaterConfiguration(later));
+    bench.handle(Event::LaterConfiguration(later));
     assert_eq!(bench.core.configuration(), &configuration);
     // Nothing that was heard in the era before counts: no acceptor is open.
     assert_eq!(bench.timer(Timer::Election), None);
     for number in [1, 4] {
-        bench.tell(Event::Opened(uuid(number)));
+        bench.handle(Event::Opened(uuid(number)));
         bench.report(number, Ballot::before(Era::FIRST.next()), 300);
     }
     bench.fire(Timer::Election);
@@ -243,11 +243,11 @@ fn standby_that_was_about_to_campaign_starts_over_in_a_later_era() {
     }
     let (generation, ..) = bench.timer(Timer::Election).unwrap();
     let configuration = next(&bench, &[1, 2, 3], 2, 2);
-    bench.tell(Event::LaterConfiguration(configuration));
-    bench.tell(Event::Fired(Timer::Election, generation));
+    bench.handle(Event::LaterConfiguration(configuration));
+    bench.handle(Event::Fired(Timer::Election, generation));
     assert_eq!(bench.core.ballot(), None);
     for number in [1, 2] {
-        bench.tell(Event::Opened(uuid(number)));
+        bench.handle(Event::Opened(uuid(number)));
         bench.report(number, Ballot::before(Era::FIRST.next()), 10);
     }
     assert_eq!(
@@ -261,9 +261,9 @@ fn standby_that_was_about_to_campaign_starts_over_in_a_later_era() {
 fn acceptor_of_an_earlier_era_is_opened_again_and_not_driven_up() {
     let mut bench = Bench::new();
     let configuration = next(&bench, &[1, 2, 3], 2, 2);
-    bench.tell(Event::LaterConfiguration(configuration));
-    bench.tell(Event::Opened(uuid(1)));
-    bench.tell(Event::PrepareRefused {
+    bench.handle(Event::LaterConfiguration(configuration));
+    bench.handle(Event::Opened(uuid(1)));
+    bench.handle(Event::PrepareRefused {
         acceptor: uuid(1),
         promised: ballot(9, 2),
     });
@@ -277,14 +277,14 @@ fn joiners_do_not_keep_a_leader_in_office() {
     let ballot = bench.lead();
     let configuration = next(&bench, &[1, 2, 3, 4, 5], 3, 3);
     let change = change_to(&configuration);
-    bench.tell(Event::ChangeMembers(ChangeRequest { change }));
+    bench.handle(Event::ChangeMembers(ChangeRequest { change }));
     for number in [4, 5] {
-        bench.tell(Event::Opened(uuid(number)));
+        bench.handle(Event::Opened(uuid(number)));
     }
     for _ in 0..21 {
         bench.pass(100);
         for number in [1, 4, 5] {
-            bench.tell(alive(uuid(number), ballot, 0));
+            bench.handle(alive(uuid(number), ballot, 0));
         }
         bench.fire(Timer::Heartbeat);
         if !bench.leads() {
@@ -300,8 +300,8 @@ fn joiner_says_nothing_about_the_leader_of_the_era() {
     bench.lead();
     let configuration = next(&bench, &[1, 2, 4], 2, 2);
     let change = change_to(&configuration);
-    bench.tell(Event::ChangeMembers(ChangeRequest { change }));
-    bench.tell(Event::Opened(uuid(4)));
+    bench.handle(Event::ChangeMembers(ChangeRequest { change }));
+    bench.handle(Event::Opened(uuid(4)));
     let mut word = word(ballot(99, 1), 0);
     word.known_to = slot(5);
     bench.say(4, word);
@@ -316,12 +316,12 @@ fn change_is_proposed_in_a_pause_once_new_members_hold_the_log() {
     bench.propose(1, "a");
     let configuration = next(&bench, &[1, 4], 2, 1);
     let change = change_to(&configuration);
-    bench.tell(Event::ChangeMembers(ChangeRequest { change }));
+    bench.handle(Event::ChangeMembers(ChangeRequest { change }));
     assert!(bench.effects.contains(&Effect::LinksChanged));
     assert_eq!(bench.stages(), [ChangeStage::Copying { slots: 0, of: 0 }]);
     bench.vote(1, 0);
     bench.vote(2, 0);
-    bench.tell(Event::Opened(uuid(4)));
+    bench.handle(Event::Opened(uuid(4)));
     assert_eq!(bench.sent_to(4), [(0, value("a"))]);
     bench.answer(4, 0, marked(&[(0, 1)], 1, 0));
     for _ in 0..3 {
@@ -347,7 +347,7 @@ fn change_is_proposed_in_a_pause_once_new_members_hold_the_log() {
     );
     let own = bench.core.ballot().unwrap();
     for number in [1, 4] {
-        bench.tell(Event::Opened(uuid(number)));
+        bench.handle(Event::Opened(uuid(number)));
     }
     let page = PromisePage {
         from: slot(1),
@@ -360,7 +360,7 @@ fn change_is_proposed_in_a_pause_once_new_members_hold_the_log() {
         ..empty_promise()
     };
     for number in [1, 4] {
-        bench.tell(Event::Promised {
+        bench.handle(Event::Promised {
             acceptor: uuid(number),
             ballot: own,
             scan: None,
@@ -389,13 +389,13 @@ fn pause_ends_after_a_leader_timeout_and_a_silent_joiner_ends_the_change() {
     bench.lead();
     let configuration = next(&bench, &[1, 2, 4], 2, 2);
     let change = change_to(&configuration);
-    bench.tell(Event::ChangeMembers(ChangeRequest {
+    bench.handle(Event::ChangeMembers(ChangeRequest {
         change: change.clone(),
     }));
     let keep = |bench: &mut Bench| {
         let ballot = bench.core.ballot().unwrap();
         for number in [1, 2, 3] {
-            bench.tell(alive(uuid(number), ballot, 0));
+            bench.handle(alive(uuid(number), ballot, 0));
         }
     };
     for _ in 0..49 {
@@ -412,8 +412,8 @@ fn pause_ends_after_a_leader_timeout_and_a_silent_joiner_ends_the_change() {
     assert!(bench.leads(), "nothing has changed");
     assert!(!bench.core.links().contains_key(&uuid(4)));
     // A joiner that answers and never catches up: the pauses end, and commands go on.
-    bench.tell(Event::ChangeMembers(ChangeRequest { change }));
-    bench.tell(Event::Opened(uuid(4)));
+    bench.handle(Event::ChangeMembers(ChangeRequest { change }));
+    bench.handle(Event::Opened(uuid(4)));
     bench.answer(4, 0, marked(&[], 0, 0));
     bench.propose(1, "a");
     let mut sent = 0;
@@ -421,7 +421,7 @@ fn pause_ends_after_a_leader_timeout_and_a_silent_joiner_ends_the_change() {
         bench.pass(200);
         keep(&mut bench);
         let ballot = bench.core.ballot().unwrap();
-        bench.tell(alive(uuid(4), ballot, 0));
+        bench.handle(alive(uuid(4), ballot, 0));
         bench.fire(Timer::Check);
         sent += 1;
         if let [ChangeStage::Refused(refusal)] = &bench.stages()[..] {
@@ -439,15 +439,15 @@ fn change_that_could_never_be_decided_is_refused() {
     let mut bench = Bench::new();
     let configuration = next(&bench, &[1, 2, 4], 2, 2);
     let change = change_to(&configuration);
-    bench.tell(Event::ChangeMembers(ChangeRequest { change }));
+    bench.handle(Event::ChangeMembers(ChangeRequest { change }));
     assert_eq!(bench.stages(), [ChangeStage::Refused(ChangeRefusal::NotLeading)]);
     let ballot = bench.lead();
-    bench.tell(Event::ChangeMembers(ChangeRequest { change: value("a") }));
+    bench.handle(Event::ChangeMembers(ChangeRequest { change: value("a") }));
     assert_eq!(bench.stages(), [ChangeStage::Refused(ChangeRefusal::NoChange)]);
     let skips = configuration.changed_to([], 0, 0);
     assert!(skips.is_err());
     let skips = next_of(&configuration);
-    bench.tell(Event::ChangeMembers(ChangeRequest {
+    bench.handle(Event::ChangeMembers(ChangeRequest {
         change: change_to(&skips),
     }));
     assert!(matches!(
@@ -456,9 +456,9 @@ fn change_that_could_never_be_decided_is_refused() {
     ));
     // Only acceptor 1 answers: with 2, 3 gone, and the joiner, three of four are not met.
     bench.pass(2_000);
-    bench.tell(alive(uuid(1), ballot, 0));
+    bench.handle(alive(uuid(1), ballot, 0));
     let four = next(&bench, &[1, 2, 3, 4], 3, 3);
-    bench.tell(Event::ChangeMembers(ChangeRequest {
+    bench.handle(Event::ChangeMembers(ChangeRequest {
         change: change_to(&four),
     }));
     let never = ChangeRefusal::Never {

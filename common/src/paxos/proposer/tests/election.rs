@@ -158,7 +158,7 @@ fn a_stream_that_is_open_again_is_no_reason() {
     bench.say(2, ended(leader, 0));
     let (generation, ..) = bench.timer(Timer::Election).unwrap();
     bench.report(1, leader, 1);
-    bench.tell(Event::Fired(Timer::Election, generation));
+    bench.handle(Event::Fired(Timer::Election, generation));
     assert_eq!(bench.effects, []);
 }
 
@@ -220,8 +220,8 @@ fn a_connection_that_broke_takes_its_word_along() {
     bench.report(1, ballot(3, 1), 300);
     bench.report(2, ballot(3, 1), 300);
     let (generation, ..) = bench.timer(Timer::Election).unwrap();
-    bench.tell(Event::Closed(uuid(2)));
-    bench.tell(Event::Fired(Timer::Election, generation));
+    bench.handle(Event::Closed(uuid(2)));
+    bench.handle(Event::Fired(Timer::Election, generation));
     assert!(is_standby(&bench) && bench.effects.is_empty());
     // A late answer on the broken connection does not count either.
     bench.report(2, ballot(3, 1), 300);
@@ -260,7 +260,7 @@ fn inquiry(bench: &Bench) -> Option<u64> {
 }
 
 fn answered(bench: &mut Bench, number: u64, answer: InquiryAnswer) {
-    bench.tell(Event::InquiryAnswered { number, answer });
+    bench.handle(Event::InquiryAnswered { number, answer });
 }
 
 #[test]

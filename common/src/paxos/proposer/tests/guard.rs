@@ -35,18 +35,18 @@ fn untrusted_acceptor_is_connected_again_until_its_disk_is_back() {
     let mut bench = Bench::with(Limits::default(), (3, 2, 2));
     let reopen = |number| Effect::Reopen(uuid(number));
     let known = Witnesses::from_iter([(uuid(3), RunNumber::from_random(1), CommitCounter::new(9))]);
-    bench.tell(Event::Closed(uuid(3)));
-    bench.tell(introduced(1, &[(5, 1)], known));
+    bench.handle(Event::Closed(uuid(3)));
+    bench.handle(introduced(1, &[(5, 1)], known));
     // The opening comes a turn after the contradicting runs.
     for _ in 0..5 {
-        let found = bench.tell(introduced(3, &[(1, 4), (2, 6)], Witnesses::default()));
+        let found = bench.handle(introduced(3, &[(1, 4), (2, 6)], Witnesses::default()));
         assert!(!found.contains(&reopen(3)), "it is not open yet: {found:?}");
-        let opened = bench.tell(Event::Opened(uuid(3)));
+        let opened = bench.handle(Event::Opened(uuid(3)));
         assert!(opened.contains(&reopen(3)), "{opened:?}");
     }
-    let back = bench.tell(introduced(3, &[(1, 9), (7, 10)], Witnesses::default()));
+    let back = bench.handle(introduced(3, &[(1, 9), (7, 10)], Witnesses::default()));
     assert!(back.contains(&Effect::Readmitted(uuid(3))), "{back:?}");
-    let opened = bench.tell(Event::Opened(uuid(3)));
+    let opened = bench.handle(Event::Opened(uuid(3)));
     assert!(!opened.contains(&reopen(3)), "{opened:?}");
 }
 
@@ -55,30 +55,30 @@ fn new_run_counts_once_enough_other_acceptors_were_asked() {
     let mut bench = Bench::with(Limits::default(), (3, 2, 2));
     let reopen = Effect::Reopen(uuid(3));
     let nothing = Witnesses::default;
-    bench.tell(Event::Closed(uuid(3)));
-    bench.tell(with_others(3, &[(1, 4), (2, 6)], nothing(), vec![]));
+    bench.handle(Event::Closed(uuid(3)));
+    bench.handle(with_others(3, &[(1, 4), (2, 6)], nothing(), vec![]));
     assert!(!bench.core.counts(uuid(3)));
-    assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    assert!(bench.handle(Event::Opened(uuid(3))).contains(&reopen));
     // The table of an acceptor outside the cluster does not count.
     let stranger = vec![(uuid(77), nothing())];
-    bench.tell(with_others(3, &[(1, 4), (2, 6)], nothing(), stranger));
-    assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    bench.handle(with_others(3, &[(1, 4), (2, 6)], nothing(), stranger));
+    assert!(bench.handle(Event::Opened(uuid(3))).contains(&reopen));
     // The second acceptor remembers a commit never heard of by this proposer.
     let beyond = Witnesses::from_iter([(uuid(3), RunNumber::from_random(1), CommitCounter::new(9))]);
-    bench.tell(with_others(
+    bench.handle(with_others(
         3,
         &[(1, 4), (2, 6)],
         nothing(),
         vec![(uuid(2), beyond)],
     ));
-    assert!(bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    assert!(bench.handle(Event::Opened(uuid(3))).contains(&reopen));
     assert!(!bench.core.counts(uuid(3)));
     let agrees = vec![(uuid(2), nothing())];
-    bench.tell(with_others(3, &[(1, 9), (7, 10)], nothing(), agrees));
-    assert!(!bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    bench.handle(with_others(3, &[(1, 9), (7, 10)], nothing(), agrees));
+    assert!(!bench.handle(Event::Opened(uuid(3))).contains(&reopen));
     assert!(bench.core.counts(uuid(3)));
     // The same run needs no second question.
-    bench.tell(Event::Closed(uuid(3)));
-    bench.tell(with_others(3, &[(1, 9), (7, 12)], nothing(), vec![]));
-    assert!(!bench.tell(Event::Opened(uuid(3))).contains(&reopen));
+    bench.handle(Event::Closed(uuid(3)));
+    bench.handle(with_others(3, &[(1, 9), (7, 12)], nothing(), vec![]));
+    assert!(!bench.handle(Event::Opened(uuid(3))).contains(&reopen));
 }

@@ -20,7 +20,7 @@ impl Bench {
     /// Acceptor `number` answers message `sequence` of the current ballot.
     pub(super) fn answer(&mut self, number: u128, sequence: u64, answer: AcceptAnswer) -> &[Effect] {
         let ballot = self.core.ballot().expect("it leads");
-        self.tell(Event::Answered {
+        self.handle(Event::Answered {
             acceptor: uuid(number),
             ballot,
             sequence,
@@ -77,7 +77,7 @@ fn proposes_what_the_promises_demand_first_and_new_commands_above_it() {
             accepted: Some((ballot(1, 1), value("older"))),
         },
     ];
-    bench.tell(Event::Promised {
+    bench.handle(Event::Promised {
         acceptor: uuid(2),
         ballot: mine,
         scan: None,
@@ -244,7 +244,7 @@ fn votes_of_another_ballot_are_not_counted() {
     let mine = bench.lead();
     bench.propose(1, "a");
     bench.vote(1, 0);
-    bench.tell(Event::Answered {
+    bench.handle(Event::Answered {
         acceptor: uuid(2),
         ballot: ballot(mine.round() - 1, 7),
         sequence: 1,

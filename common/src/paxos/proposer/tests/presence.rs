@@ -8,7 +8,7 @@ fn live(bench: &mut Bench, seconds: u64, there: &[u128], silent: u64) {
         bench.pass(50);
         let Some(ballot) = bench.core.ballot() else { return };
         for &number in there {
-            bench.tell(alive(uuid(number), ballot, silent));
+            bench.handle(alive(uuid(number), ballot, silent));
         }
         bench.fire(Timer::Heartbeat);
     }
@@ -39,7 +39,7 @@ fn a_leader_steps_down_without_a_phase_2_quorum_after_d_and_not_before() {
             assert!(bench.leads(), "{there:?} after {step} steps");
             bench.pass(50);
             for &number in there {
-                bench.tell(alive(uuid(number), mine, silent));
+                bench.handle(alive(uuid(number), mine, silent));
             }
             bench.fire(Timer::Heartbeat);
         }
@@ -100,7 +100,7 @@ fn time_in_which_this_process_stood_still_does_not_count() {
     bench.core.at(bench.now);
     bench.core.stood_still(Duration::from_secs(10));
     // Silence during the pause is not the acceptors' fault.
-    bench.tell(alive(uuid(1), mine, 10_000));
+    bench.handle(alive(uuid(1), mine, 10_000));
     let [Notice::StoodStill(lasted)] = &bench.notices()[..] else {
         panic!("{:?}", bench.effects);
     };
@@ -136,7 +136,7 @@ fn pages_rows_and_answers_show_that_an_acceptor_is_there() {
                     answer: word(mine, 0),
                 },
             };
-            bench.tell(event);
+            bench.handle(event);
         }
         bench.pass(200);
         bench.fire(Timer::Heartbeat);

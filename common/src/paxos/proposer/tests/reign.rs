@@ -35,10 +35,10 @@ fn an_idle_leader_asks_for_watermarks_in_one_of_five_checks() {
             bench.pass(50);
             bench.fire(Timer::Heartbeat);
             for (acceptor, accept) in bench.accepts() {
-                bench.tell(alive(acceptor, mine, 0));
+                bench.handle(alive(acceptor, mine, 0));
                 if accept.sequence > 0 {
                     asked.push((check, acceptor));
-                    bench.tell(Event::Answered {
+                    bench.handle(Event::Answered {
                         acceptor,
                         ballot: mine,
                         sequence: accept.sequence,
@@ -77,7 +77,7 @@ fn a_rejection_of_an_earlier_ballot_does_not_end_the_reign() {
     let first = bench.campaign();
     bench.give_up();
     bench.lead();
-    bench.tell(Event::Answered {
+    bench.handle(Event::Answered {
         acceptor: uuid(3),
         ballot: first,
         sequence: 0,
@@ -196,12 +196,12 @@ fn reader_may_have_a_bounded_number_of_slots_filled_at_a_time() {
     let mut bench = Bench::with(limits, (3, 2, 2));
     bench.lead();
     bench.propose(1, "a");
-    bench.tell(Event::FillWanted(slot(1)));
+    bench.handle(Event::FillWanted(slot(1)));
     assert_eq!(bench.accepts(), []);
-    bench.tell(Event::FillWanted(slot(2)));
+    bench.handle(Event::FillWanted(slot(2)));
     assert_eq!(bench.sent_to(1), [(1, Value::noop())]);
     bench.pass(10_000);
-    bench.tell(Event::FillWanted(Slot::MAX));
+    bench.handle(Event::FillWanted(Slot::MAX));
     let filled = bench.sent_to(1).len();
     assert!((1..=1_024).contains(&filled), "{filled}");
 }
@@ -216,10 +216,10 @@ fn slots_without_known_votes_are_filled_seldom_and_others_at_once() {
     let mut bench = Bench::with(limits, (3, 2, 2));
     bench.lead();
     bench.propose(1, "a");
-    bench.tell(Event::FillWanted(slot(1 << 62)));
+    bench.handle(Event::FillWanted(slot(1 << 62)));
     assert_eq!(bench.sent_to(1).len(), 1_024);
     for _ in 0..20 {
-        bench.tell(Event::FillWanted(slot(1 << 62)));
+        bench.handle(Event::FillWanted(slot(1 << 62)));
         assert_eq!(bench.accepts(), []);
     }
     // An acceptor reports a vote there: the slots are filled at once.
@@ -228,7 +228,7 @@ fn slots_without_known_votes_are_filled_seldom_and_others_at_once() {
         ..word(Ballot::ZERO, 0)
     };
     bench.say(3, voted);
-    bench.tell(Event::FillWanted(slot(1_030)));
+    bench.handle(Event::FillWanted(slot(1_030)));
     let filled: Vec<_> = bench.sent_to(1).into_iter().map(|(at, _)| at).collect();
     assert_eq!(filled, (1_025..1_030).collect::<Vec<_>>());
 }
@@ -255,7 +255,7 @@ fn a_leader_that_is_to_stop_sees_through_what_is_in_flight_then_says_so() {
     let mut bench = Bench::new();
     bench.lead();
     bench.propose(1, "a");
-    bench.tell(Event::Resigned);
+    bench.handle(Event::Resigned);
     assert!(!bench.effects.contains(&Effect::HandedOver));
     bench.propose(2, "b");
     assert_eq!(
@@ -280,7 +280,7 @@ fn stopping_leader_that_loses_its_ballot_has_nothing_to_hand_over() {
     let mut bench = Bench::new();
     bench.lead();
     bench.propose(1, "a");
-    bench.tell(Event::Resigned);
+    bench.handle(Event::Resigned);
     bench.answer(3, 1, rejection(ballot(9, 1)));
     assert_eq!(bench.answers(), [(1, ProposalOutcome::Unknown)]);
     assert!(
@@ -294,7 +294,7 @@ fn a_cancelled_command_in_flight_has_an_unknown_outcome() {
     let mut bench = Bench::new();
     bench.lead();
     bench.propose(1, "a");
-    bench.tell(Event::Cancelled(RequestId(1)));
+    bench.handle(Event::Cancelled(RequestId(1)));
     assert_eq!(bench.answers(), [(1, ProposalOutcome::Unknown)]);
 }
 
@@ -313,8 +313,8 @@ fn slots_that_every_acceptor_has_are_forgotten_and_so_are_too_many() {
     }
     // Acceptor 3 has voted for no slot: the last two are kept for the acceptor, the rest is left to repair.
     let (acceptor, ballot) = (uuid(3), bench.core.ballot().unwrap());
-    bench.tell(Event::StreamBroke { acceptor, ballot });
-    bench.tell(Event::StreamOpened { acceptor, ballot });
+    bench.handle(Event::StreamBroke { acceptor, ballot });
+    bench.handle(Event::StreamOpened { acceptor, ballot });
     let kept: Vec<u64> = bench.sent_to(3).into_iter().map(|(at, _)| at).collect();
     assert_eq!(kept, [3, 4]);
 }

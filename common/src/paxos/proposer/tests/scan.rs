@@ -27,7 +27,7 @@ impl Bench {
     }
 
     /// Acceptor `number` answers a scan with all rows held from slot 0 on.
-    fn tell_page(&mut self, number: u128, scan: Scan, texts: &[&'static str]) -> &[Effect] {
+    fn handle_page(&mut self, number: u128, scan: Scan, texts: &[&'static str]) -> &[Effect] {
         let ballot = self.core.ballot().expect("it leads");
         let rows: Vec<Row> = (0..)
             .zip(texts)
@@ -37,7 +37,7 @@ impl Bench {
             })
             .collect();
         let next = slot(rows.len() as u64);
-        self.tell(Event::Promised {
+        self.handle(Event::Promised {
             acceptor: uuid(number),
             ballot,
             scan: Some(scan),
@@ -77,11 +77,11 @@ fn a_page_of_an_earlier_scan_does_not_speak_for_the_present_one() {
     assert_ne!(first.number, second.number);
     // These pages were read before the vote on slot 1: the missing slot means nothing.
     for number in [1, 2] {
-        bench.tell_page(number, first, &["a"]);
+        bench.handle_page(number, first, &["a"]);
         assert_eq!(bench.effects, []);
     }
-    bench.tell_page(1, second, &["a", "b"]);
-    bench.tell_page(3, second, &[]);
+    bench.handle_page(1, second, &["a", "b"]);
+    bench.handle_page(3, second, &[]);
     let repaired: Vec<_> = bench
         .accepts()
         .into_iter()
@@ -95,8 +95,8 @@ fn chosen_slot_lost_by_a_quorum_halts_the_leader() {
     let mut bench = forgetful();
     bench.propose(1, "a");
     let (scan, _) = bench.scan_at_last(0).unwrap();
-    bench.tell_page(1, scan, &[]);
-    bench.tell_page(2, scan, &[]);
+    bench.handle_page(1, scan, &[]);
+    bench.handle_page(2, scan, &[]);
     assert!(
         bench
             .effects
@@ -124,7 +124,7 @@ fn scan_waits_for_pages_until_the_next_scan_or_the_end_of_the_reign() {
     assert!(bench.core.awaits_pages(Some(second.number)));
     let ballot = bench.core.ballot().unwrap();
     let promised = ballot.next_of(ProposerId::from_random(9));
-    bench.tell(Event::PrepareRejected {
+    bench.handle(Event::PrepareRejected {
         acceptor: uuid(1),
         ballot,
         promised,

@@ -33,12 +33,12 @@ fn streams_open_with_the_campaign_and_before_its_question() {
     assert!(stream < place(|effect| matches!(effect, Effect::Prepare(..))));
     // An acceptor connected later gets a stream too, and the reign continues on the same streams.
     let mut bench = Bench::new();
-    bench.tell(Event::Closed(uuid(3)));
+    bench.handle(Event::Closed(uuid(3)));
     let mine = bench.lead();
-    bench.tell(Event::Opened(uuid(3)));
+    bench.handle(Event::Opened(uuid(3)));
     assert_eq!(bench.asked_streams(), [(uuid(3), mine)]);
-    bench.tell(Event::Closed(uuid(3)));
-    bench.tell(Event::Opened(uuid(3)));
+    bench.handle(Event::Closed(uuid(3)));
+    bench.handle(Event::Opened(uuid(3)));
     assert_eq!(bench.asked_streams(), [], "the driver keeps it open");
 }
 
@@ -54,7 +54,7 @@ fn proposer_that_gives_way_shuts_its_streams() {
     assert_eq!(shut(&bench), [mine]);
 
     let mine = bench.campaign();
-    bench.tell(Event::Resigned);
+    bench.handle(Event::Resigned);
     assert_eq!(shut(&bench), [mine]);
 }
 
@@ -62,7 +62,7 @@ fn proposer_that_gives_way_shuts_its_streams() {
 fn a_resignation_is_not_cut_off() {
     let mut bench = Bench::new();
     bench.lead();
-    bench.tell(Event::Resigned);
+    bench.handle(Event::Resigned);
     assert!(bench.accepts().iter().all(|(_, accept)| accept.resign));
     assert_eq!(bench.accepts().len(), 3);
     assert_eq!(shut(&bench), []);
@@ -73,8 +73,8 @@ fn a_broken_link_does_not_end_the_stream() {
     let mut bench = Bench::new();
     bench.lead();
     bench.propose(1, "a");
-    bench.tell(Event::Closed(uuid(1)));
-    bench.tell(Event::Closed(uuid(2)));
+    bench.handle(Event::Closed(uuid(1)));
+    bench.handle(Event::Closed(uuid(2)));
     bench.propose(2, "b");
     assert_eq!(bench.sent_to(1), [(1, value("b"))]);
     bench.vote(1, 0);
@@ -90,13 +90,13 @@ fn nothing_is_sent_before_the_stream_is_open_or_while_it_is_broken() {
     bench.propose(1, "a");
     bench.fire(Timer::Heartbeat);
     assert_eq!(bench.accepts(), []);
-    bench.tell(opened(1, mine));
+    bench.handle(opened(1, mine));
     assert_eq!(bench.sent_to(1), [(0, value("a"))]);
-    bench.tell(broke(1, mine));
+    bench.handle(broke(1, mine));
     bench.propose(2, "b");
     bench.fire(Timer::Heartbeat);
     assert_eq!(bench.accepts(), []);
-    bench.tell(opened(1, ballot(1, 99)));
+    bench.handle(opened(1, ballot(1, 99)));
     assert_eq!(bench.accepts(), [], "it is a stream of another ballot");
 }
 
@@ -107,10 +107,10 @@ fn what_was_not_voted_for_is_sent_again_when_the_stream_opens_again() {
     bench.propose(1, "a");
     bench.propose(2, "b");
     bench.vote(1, 0);
-    bench.tell(broke(1, mine));
+    bench.handle(broke(1, mine));
     bench.propose(3, "c");
     assert_eq!(bench.sent_to(1), []);
-    bench.tell(opened(1, mine));
+    bench.handle(opened(1, mine));
     assert_eq!(bench.sent_to(1), [(1, value("b")), (2, value("c"))]);
 }
 
@@ -125,7 +125,7 @@ fn unanswered_messages_on_an_open_stream_are_not_sent_again() {
         bench.pass(200);
         let ballot = bench.core.ballot().unwrap();
         for number in 1..=3 {
-            bench.tell(alive(uuid(number), ballot, 0));
+            bench.handle(alive(uuid(number), ballot, 0));
         }
         bench.fire(Timer::Check);
         assert_eq!(bench.sent_to(3), []);
@@ -199,12 +199,12 @@ fn what_was_turned_away_for_space_is_sent_again_when_there_is_space() {
     bench.answer(3, 1, AcceptAnswer::NoSpace);
     bench.propose(3, "c");
     assert_eq!(bench.sent_to(3), []);
-    bench.tell(space(false));
+    bench.handle(space(false));
     assert_eq!(bench.sent_to(3), []);
     // The second message is still under way, and is not sent again.
-    bench.tell(space(true));
+    bench.handle(space(true));
     assert_eq!(bench.sent_to(3), [(0, value("a")), (2, value("c"))]);
-    bench.tell(space(true));
+    bench.handle(space(true));
     assert_eq!(bench.sent_to(3), []);
 }
 
@@ -239,7 +239,7 @@ fn what_was_trimmed_is_left_out_when_the_rest_is_sent_again() {
     let mut bench = Bench::with_batches_in_flight(1);
     bench.lead();
     bench.propose(1, "a");
-    bench.tell(Event::FillWanted(slot(2)));
+    bench.handle(Event::FillWanted(slot(2)));
     bench.answer(1, 1, AcceptAnswer::Trimmed { trimmed_to: slot(1) });
     assert_eq!(bench.sent_to(1), []);
     bench.answer(1, 2, AcceptAnswer::Trimmed { trimmed_to: slot(1) });

@@ -25,7 +25,7 @@ impl Bench {
             rows: (0..).zip(values).map(row).collect(),
             ..empty_promise()
         };
-        self.tell(Event::Promised {
+        self.handle(Event::Promised {
             acceptor: uuid(1),
             ballot: mine,
             scan: None,
@@ -95,7 +95,7 @@ fn trim_reported_at_another_ballot_is_no_vote() {
     let mine = bench.lead();
     bench.propose(1, "a");
     bench.vote(1, 0);
-    bench.tell(Event::Answered {
+    bench.handle(Event::Answered {
         acceptor: uuid(2),
         ballot: ballot(mine.round() - 1, 7),
         sequence: 1,
@@ -157,7 +157,7 @@ fn campaign_starts_above_every_trim_in_its_promises() {
         ..empty_promise()
     };
     for (acceptor, page) in [(1, page), (2, trimmed)] {
-        bench.tell(Event::Promised {
+        bench.handle(Event::Promised {
             acceptor: uuid(acceptor),
             ballot: mine,
             scan: None,

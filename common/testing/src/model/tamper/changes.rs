@@ -29,7 +29,7 @@ pub(crate) struct ChangeScratch {
     /// Acceptors that accepted the change, by ballot.
     accepted: BTreeMap<Ballot, BTreeSet<usize>>,
     /// The sound watermark of each acceptor at the present ballot.
-    told: BTreeMap<usize, Slot>,
+    reported: BTreeMap<usize, Slot>,
     /// The change found by the campaign, and the ballot of its row.
     found: Option<(Slot, Ballot)>,
 }
@@ -102,7 +102,7 @@ impl ProposerStep<'_> {
             scratch.accepted.entry(*ballot).or_default().insert(from);
         }
         if *ballot == lead.ballot() {
-            scratch.told.insert(from, *chosen_to);
+            scratch.reported.insert(from, *chosen_to);
         }
         true
     }
@@ -119,8 +119,8 @@ impl ProposerStep<'_> {
         let scratch = &self.node.scratch.of_change;
         let here = scratch.accepted.get(&lead.ballot()).cloned().unwrap_or_default();
         let anywhere: BTreeSet<usize> = scratch.accepted.values().flatten().copied().collect();
-        let told = scratch.told.iter().filter(|(_, told)| **told >= slot);
-        let told: BTreeSet<usize> = told.map(|(&acceptor, _)| acceptor).collect();
+        let reported = scratch.reported.iter().filter(|(_, reported)| **reported >= slot);
+        let reported: BTreeSet<usize> = reported.map(|(&acceptor, _)| acceptor).collect();
         let is_quorum = |of: &BTreeSet<usize>, configuration: &Configuration| {
             let members = configuration.members().keys().map(|&member| place_of(member));
             members.filter(|member| of.contains(member)).count() >= configuration.quorums().phase2()
@@ -130,7 +130,7 @@ impl ProposerStep<'_> {
         let (by_old, by_new, copied) = (
             is_quorum(&here, own),
             is_quorum(&here, next),
-            is_quorum(&told, next),
+            is_quorum(&reported, next),
         );
         let takes_force = match self.cluster.scenario.bug {
             Some(Bug::ForceBeforeTheCopy) => by_old && by_new,
@@ -139,7 +139,7 @@ impl ProposerStep<'_> {
                 is_quorum(&anywhere, own) && is_quorum(&anywhere, next) && copied
             }
             Some(Bug::ForceByNewAlone) => by_new && copied,
-            Some(Bug::CopyCountedFromNonMembers) => by_old && by_new && told.len() >= phase2,
+            Some(Bug::CopyCountedFromNonMembers) => by_old && by_new && reported.len() >= phase2,
             Some(_) | None => false,
         };
         if takes_force {
