@@ -18,6 +18,6 @@ def drill(name, summary, rounds=1, seconds=0, limit_s=60, limit_round_s=60):
 def drills():
     """Imports every file of drills, and returns the drills in their order."""
     import quiet, leaders, slowness, roads, disks_fail, damage, reading, trimming, growth  # noqa: F401
-    import logging_stops, hostile, backups, upgrading  # noqa: F401
+    import logging_stops, hostile, backups, learner_disks, upgrading  # noqa: F401
 
     return _drills

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    EndingSignal,
+    EndingSignal, OperationKind,
     cpu::{cpu_seconds, resident_kib},
     system::LoadedSystem,
 };
@@ -41,7 +41,7 @@ const STOP: u8 = 2;
 /// A measurement of rate and latencies.
 #[derive(Debug)]
 pub(crate) struct Measurement {
-    pub(crate) is_read: bool,
+    pub(crate) operation: OperationKind,
     pub(crate) in_flight: usize,
     pub(crate) value_bytes: usize,
     /// `None`: a new key for each write.
@@ -69,7 +69,7 @@ struct Shared {
     prefix: u64,
     value: Bytes,
     keys: Option<u64>,
-    is_read: bool,
+    operation: OperationKind,
     phase: AtomicU8,
     next: AtomicU64,
     done: AtomicU64,
@@ -78,13 +78,13 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(value_bytes: usize, keys: Option<u64>, is_read: bool) -> Arc<Self> {
+    fn new(value_bytes: usize, keys: Option<u64>, operation: OperationKind) -> Arc<Self> {
         Arc::new(Self {
             // A prefix that no earlier run used.
             prefix: rand::random::<u32>().into(),
             value: vec![b'x'; value_bytes].into(),
             keys,
-            is_read,
+            operation,
             phase: AtomicU8::new(WARM_UP),
             next: AtomicU64::new(0),
             done: AtomicU64::new(0),
@@ -95,10 +95,10 @@ impl Shared {
 
     /// 27 bytes: keys come in ascending order, unless the same keys are used again and again.
     fn key(&self, number: u64) -> Bytes {
-        let number = match (self.is_read, self.keys) {
-            (true, _) => number.wrapping_mul(0x9E37_79B9) % READ_KEYS,
-            (false, Some(keys)) => number.wrapping_mul(0x9E37_79B9) % keys,
-            (false, None) => number,
+        let number = match (self.operation, self.keys) {
+            (OperationKind::Get, _) => number.wrapping_mul(0x9E37_79B9) % READ_KEYS,
+            (OperationKind::Put, Some(keys)) => number.wrapping_mul(0x9E37_79B9) % keys,
+            (OperationKind::Put, None) | (OperationKind::Check, _) => number,
         };
         format!("k{:013x}/{number:012x}", self.prefix).into()
     }
@@ -106,10 +106,10 @@ impl Shared {
     /// Sends one operation.
     async fn operate(&self, system: &mut LoadedSystem) -> bool {
         let key = self.key(self.next.fetch_add(1, Relaxed));
-        let result = if self.is_read {
-            system.get(key).await
-        } else {
-            system.put(key, self.value.clone()).await
+        let result = match self.operation {
+            OperationKind::Get => system.get(key).await,
+            OperationKind::Put => system.put(key, self.value.clone()).await,
+            OperationKind::Check => system.check().await,
         };
         let Err(error) = result else { return true };
         self.errors.fetch_add(1, Relaxed);
@@ -139,8 +139,8 @@ impl Shared {
 
 impl Measurement {
     pub(crate) async fn run(self, system: LoadedSystem) -> anyhow::Result<Value> {
-        let shared = Shared::new(self.value_bytes, self.keys, self.is_read);
-        if self.is_read {
+        let shared = Shared::new(self.value_bytes, self.keys, self.operation);
+        if self.operation == OperationKind::Get {
             preload(&shared, &system).await?;
         }
         let mut workers = JoinSet::new();
@@ -203,7 +203,7 @@ impl Failover {
         let leader = leader.context("the client library hides the leader: use --system paxos or etcd")?;
         let process = self.processes.get(leader);
         let process = process.context("give the process of each address")?;
-        let shared = Shared::new(self.value_bytes, None, false);
+        let shared = Shared::new(self.value_bytes, None, OperationKind::Put);
         let mut workers = JoinSet::new();
         // The first success of an operation that began after the kill.
         let killed: Arc<Mutex<Option<Instant>>> = Arc::default();

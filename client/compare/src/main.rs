@@ -84,9 +84,11 @@ enum Task {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum OperationKind {
+pub(crate) enum OperationKind {
     Put,
     Get,
+    /// A unary call that is answered at once: what the calls alone cost, without Paxos. Only with --system paxos
+    Check,
 }
 
 /// The signal that ends the leader.
@@ -120,7 +122,7 @@ async fn main() -> anyhow::Result<()> {
             processes,
         } => {
             let measurement = Measurement {
-                is_read: operation == OperationKind::Get,
+                operation,
                 in_flight: args.in_flight,
                 value_bytes: args.value_bytes,
                 keys,

@@ -11,6 +11,7 @@ use paxos_proto::v1::{
 };
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::etcd::EtcdClient;
 
@@ -57,6 +58,7 @@ enum Connections {
     Etcd(Vec<EtcdClient>),
     Unary {
         proposers: Vec<ProposerClient<Channel>>,
+        checks: Vec<HealthClient<Channel>>,
         learners: Vec<LearnerClient<Channel>>,
     },
     Stream(Client),
@@ -82,6 +84,11 @@ impl LoadedSystem {
                     .await?
                     .into_iter()
                     .map(ProposerClient::new)
+                    .collect(),
+                checks: channels(addresses)
+                    .await?
+                    .into_iter()
+                    .map(HealthClient::new)
                     .collect(),
                 learners: channels(learners)
                     .await?
@@ -177,6 +184,17 @@ impl LoadedSystem {
             Connections::Stream(client) | Connections::Session(client) => client.get(key).await?.is_some(),
         };
         ensure!(is_found, "a written key holds no value");
+        Ok(())
+    }
+
+    /// One unary call to the used proposer that is answered at once.
+    pub(crate) async fn check(&mut self) -> anyhow::Result<()> {
+        let Connections::Unary { checks, .. } = &mut self.connections else {
+            bail!("checks need --system paxos");
+        };
+        let proposer = self.at % checks.len();
+        let request = HealthCheckRequest::default();
+        timeout(self.operation_max, checks[proposer].check(request)).await??;
         Ok(())
     }
 
