@@ -11,6 +11,8 @@
 //! | connected, and the process says that it neither leads nor campaigns | the ballot is given up | the end counts at once |
 //! | none | unknown | the end counts after L / 8 |
 //!
+//! No question is needed once any acceptor has heard the proposer resign: then each end counts at once.
+//!
 //! A proxy in place of the proposer connects for a dead process as well: then a standby campaigns after L of silence.
 //! A wrong answer costs time and nothing else, because ballots protect the log from any campaign.
 
@@ -61,6 +63,9 @@ impl Inquiry {
 impl Proposer {
     /// Time since the end of a stream after which the proposer of a ballot is gone. `None`: the end does not count.
     pub(super) fn ended_counts_after(&self, ballot: Ballot) -> Option<Duration> {
+        if self.has_resigned(ballot) {
+            return Some(Duration::ZERO);
+        }
         let answer = self
             .inquiry
             .answer
@@ -70,6 +75,15 @@ impl Proposer {
             Some(InquiryAnswer::Gone) => Some(Duration::ZERO),
             Some(InquiryAnswer::Connected) => None,
         }
+    }
+
+    /// Whether any acceptor heard the proposer of a ballot resign. The proposer itself said so, and will not lead at this
+    /// ballot again.
+    fn has_resigned(&self, ballot: Ballot) -> bool {
+        self.reports.values().any(|report| {
+            let heard = &report.answer.heard;
+            heard.ballot == ballot && heard.resigned
+        })
     }
 
     /// Asks the heard proposer when the latest answers of a phase-1 quorum report the end of its streams, once each time

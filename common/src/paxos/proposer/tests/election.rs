@@ -177,6 +177,23 @@ fn wait_is_short_only_when_all_report_ended_or_resigned() {
 }
 
 #[test]
+fn end_of_a_stream_counts_at_once_when_another_acceptor_heard_the_proposer_resign() {
+    let leader = ballot(3, 1);
+    for (resigned, counts) in [(leader, true), (ballot(2, 1), false)] {
+        let mut bench = Bench::new();
+        bench.say(1, ended(leader, 0));
+        bench.reported(2, resigned, 10, true);
+        let (_, at_least, _) = bench.timer(Timer::Election).unwrap();
+        assert_eq!(at_least == Duration::ZERO, counts, "{at_least:?}");
+        bench.pass(1);
+        bench.fire(Timer::Election);
+        bench.say(1, ended(leader, 1));
+        bench.reported(2, resigned, 10, true);
+        assert_eq!(is_standby(&bench), !counts);
+    }
+}
+
+#[test]
 fn the_wait_grows_while_nothing_is_chosen_and_is_short_again_afterwards() {
     let mut bench = Bench::new();
     let waits: Vec<u128> = (0..6)
