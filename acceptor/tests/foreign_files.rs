@@ -49,6 +49,27 @@ async fn start_keeps_the_rights_of_foreign_files_and_databases() {
     assert_eq!(modes(), [0o700, 0o600, 0o644]);
 }
 
+#[tokio::test]
+async fn acceptor_does_not_begin_in_the_directory_of_a_learner() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("learner.db"), "").unwrap();
+    let error = Failure::from(open(directory.path(), 1).await.unwrap_err());
+    assert_eq!(error.code, Exit::Refused, "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("holds learner.db, the file of another role"),
+        "{error}"
+    );
+    assert!(!directory.path().join("acceptor.db").exists());
+    // An acceptor that is there already goes on.
+    fs::remove_file(directory.path().join("learner.db")).unwrap();
+    let (store, _) = open(directory.path(), 1).await.unwrap();
+    store.close().await;
+    fs::write(directory.path().join("learner.db"), "").unwrap();
+    drop(open(directory.path(), 2).await.unwrap());
+}
+
 /// The database of another application, with everything in the write-ahead log.
 async fn foreign_with_log(directory: &Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new()

@@ -52,6 +52,16 @@ pub enum SqliteError {
     /// Another process uses the directory.
     #[error("{} is locked by another process", .0.display())]
     Locked(PathBuf),
+    /// The directory holds the file of another role.
+    #[error(
+        "{} holds {file}, the file of another role: give this process a data directory of its own", path.display()
+    )]
+    OtherRole {
+        /// The directory.
+        path: PathBuf,
+        /// The file of the other role.
+        file: &'static str,
+    },
     /// The directory cannot be created, read or written.
     #[error("cannot use the data directory {}", path.display())]
     Directory {
@@ -135,6 +145,7 @@ impl From<SqliteError> for crate::service::failure::Failure {
     fn from(error: SqliteError) -> Self {
         match error {
             SqliteError::Locked(_)
+            | SqliteError::OtherRole { .. }
             | SqliteError::Foreign { .. }
             | SqliteError::Newer { .. }
             | SqliteError::Older { .. } => Self::refused(error),
@@ -203,6 +214,19 @@ impl DataDir {
         let others = others.iter().chain([&LOCK]).map(ToString::to_string);
         let names: Vec<_> = names.into_iter().chain(others).collect();
         private::tighten(&self.path, &names);
+    }
+
+    /// Refuses a directory with the file of another role: the roles remove each other's snapshot files, which lie beside
+    /// these files.
+    ///
+    /// # Errors
+    /// [`SqliteError::OtherRole`].
+    pub fn refuse_file_of_other_role(&self, file: &'static str) -> Result<(), SqliteError> {
+        if !self.file(file).exists() {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        Err(SqliteError::OtherRole { path, file })
     }
 
     /// The path of a file in the directory.
@@ -319,6 +343,21 @@ mod tests {
         assert!(matches!(DataDir::open(&path), Err(SqliteError::Locked(_))));
         drop(first);
         DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn directory_with_the_file_of_another_role_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = DataDir::open(directory.path()).unwrap();
+        opened.refuse_file_of_other_role("other.db").unwrap();
+        fs::write(directory.path().join("other.db"), "").unwrap();
+        let refused = opened.refuse_file_of_other_role("other.db").unwrap_err();
+        assert!(
+            refused.to_string().ends_with(
+                "holds other.db, the file of another role: give this process a data directory of its own"
+            ),
+            "{refused}"
+        );
     }
 
     #[test]

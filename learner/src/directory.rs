@@ -11,6 +11,8 @@ use paxos_common::{
 };
 use tokio::task::spawn_blocking;
 
+/// The file of an acceptor: an acceptor's only copy of its snapshots may lie in that directory.
+const FILE_OF_ACCEPTOR: &str = "acceptor.db";
 /// The beginning of the names of temporary directories.
 const PREFIX: &str = "paxos-learner-";
 
@@ -26,7 +28,9 @@ pub(crate) async fn open(path: Option<PathBuf>) -> Result<(DataDir, Option<Tempo
 
 fn open_now(path: Option<PathBuf>, parent: &Path) -> Result<(DataDir, Option<TemporaryDir>), Failure> {
     if let Some(path) = path {
-        return Ok((DataDir::open(&path)?, None));
+        let directory = DataDir::open(&path)?;
+        directory.refuse_file_of_other_role(FILE_OF_ACCEPTOR)?;
+        return Ok((directory, None));
     }
     let temporary = TemporaryDir::new(parent, PREFIX)
         .map_err(|error| Failure::storage(error).context("make a temporary data directory"))?;
@@ -48,7 +52,22 @@ pub(crate) async fn remove(temporary: Option<TemporaryDir>) {
 mod tests {
     use std::fs;
 
+    use paxos_common::service::failure::Exit;
+
     use super::*;
+
+    #[test]
+    fn directory_of_an_acceptor_is_refused_and_its_snapshots_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = ["acceptor.db", "learner.db", "snapshot-51200-0ab100ff.pxs"];
+        for name in names {
+            fs::write(directory.path().join(name), "content").unwrap();
+        }
+        let refused = open_now(Some(directory.path().to_owned()), &env::temp_dir()).unwrap_err();
+        assert_eq!(refused.code, Exit::Refused, "{refused}");
+        assert!(refused.to_string().contains("holds acceptor.db"), "{refused}");
+        assert!(names.iter().all(|name| directory.path().join(name).exists()));
+    }
 
     #[tokio::test]
     async fn temporary_directory_of_a_killed_learner_is_removed_by_the_next() {

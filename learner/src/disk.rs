@@ -49,7 +49,8 @@ impl DiskSpace {
         tracing::error!(
             file = %file.display(), waited_s = now.duration_since(since).as_secs(),
             "no space is left on the disk of this file: this learner writes nothing and refuses reads; the other \
-             learners continue. Free some space; this learner then continues by itself"
+             learners continue. Free space for a snapshot of the state and 64 MiB more; this learner then continues by \
+             itself"
         );
     }
 

@@ -37,6 +37,8 @@ use wishes::{NextGift, WishList};
 
 /// Longest wait until this learner has written the wanted slots.
 const DURABLE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Greatest age of a given file: an acceptor keeps the log above the snapshot, so an older file lets its log grow longer.
+const FILE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Lowest rate of an upload in bytes a second, beside the patience: a slower acceptor must not keep others waiting.
 const RATE_MIN: u64 = 256 * 1024;
 /// Shortest time between two log lines about uploads that failed.
@@ -216,7 +218,7 @@ impl Giver {
             Ok(Err(LearningEnded)) => return Err(NoSnapshot::Stopping.into()),
             Err(_) => return Err(NotGiven::NotWritten(above)),
         }
-        let snapshot = self.snapshots.snapshot(above.next()).await?;
+        let snapshot = self.snapshots.snapshot(above.next(), FILE_AGE_MAX).await?;
         let (to, bytes) = (snapshot.summary.header.to, snapshot.summary.bytes);
         if let Some(span) = &mut span {
             span.count(names::SLOT, to.get());

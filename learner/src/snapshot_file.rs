@@ -287,20 +287,21 @@ pub(crate) async fn remove_unfinished(directory: PathBuf) {
     let _ = spawn_blocking(move || remove_files(&directory, is_unfinished)).await;
 }
 
-/// Removes all snapshot files of this and of earlier releases but the file of this name. Other files stay, as an operator's
-/// backup.
+/// Removes all snapshot files but the file of this name. Other files stay, as an operator's backup.
 pub(crate) async fn remove_all_but(directory: PathBuf, kept: Option<String>) {
-    let is_old = move |name: &str| is_own(name) && Some(name) != kept.as_deref();
+    let is_old = move |name: &str| (is_unfinished(name) || is_state(name)) && Some(name) != kept.as_deref();
+    let _ = spawn_blocking(move || remove_files(&directory, is_old)).await;
+}
+
+/// Removes the snapshot files of the releases before this one. These files have the names of an acceptor's snapshots, so
+/// call this only for a directory with a learner's file of an earlier release.
+pub(crate) async fn remove_of_earlier_releases(directory: PathBuf) {
+    let is_old = |name: &str| name::parse_file_name(name).is_some();
     let _ = spawn_blocking(move || remove_files(&directory, is_old)).await;
 }
 
 fn state_name(to: Slot, hash: u32) -> String {
     format!("{STATE}{to}-{hash:08x}{SUFFIX}")
-}
-
-/// Whether a learner gives such a name to a snapshot file.
-fn is_own(name: &str) -> bool {
-    is_unfinished(name) || is_state(name) || name::parse_file_name(name).is_some()
 }
 
 fn is_unfinished(name: &str) -> bool {
@@ -337,7 +338,9 @@ fn remove_files(directory: &Path, is_old: impl Fn(&str) -> bool) {
         let name = path.file_name().and_then(|name| name.to_str());
         name.is_some_and(&is_old)
     };
-    paths.filter(is_old).for_each(|path| remove(&path));
+    // All names before the first removal, which may take long: a file that is made meanwhile stays.
+    let old: Vec<_> = paths.filter(is_old).collect();
+    old.iter().for_each(|path| remove(path));
 }
 
 /// Checks that the disk keeps enough free space after this many more bytes. Without a figure, only a failed write shows a

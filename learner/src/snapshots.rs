@@ -56,6 +56,8 @@ type SnapshotAnswer = Result<Arc<SnapshotFile>, NoSnapshot>;
 struct SnapshotOrder {
     /// Lowest useful end of the snapshot; applied by now.
     to: Slot,
+    /// Greatest useful age of the file.
+    age_max: Duration,
     answer: oneshot::Sender<SnapshotAnswer>,
 }
 
@@ -64,16 +66,16 @@ struct SnapshotOrder {
 pub(crate) struct SnapshotOrders(mpsc::Sender<SnapshotOrder>);
 
 impl SnapshotOrders {
-    /// A snapshot to slot `to` or later. Every slot below `to` must be applied.
+    /// A snapshot to slot `to` or later, made at most `age_max` ago. Every slot below `to` must be applied.
     ///
     /// # Errors
     /// See [`NoSnapshot`].
     ///
     /// # Cancel safety
     /// Safe: the order ends.
-    pub(crate) async fn snapshot(&self, to: Slot) -> SnapshotAnswer {
+    pub(crate) async fn snapshot(&self, to: Slot, age_max: Duration) -> SnapshotAnswer {
         let (answer, made) = oneshot::channel();
-        let order = SnapshotOrder { to, answer };
+        let order = SnapshotOrder { to, age_max, answer };
         self.0.try_send(order).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoSnapshot::Full,
             mpsc::error::TrySendError::Closed(_) => NoSnapshot::Stopping,
@@ -105,6 +107,8 @@ pub(crate) struct SnapshotMaker {
     inputs: MakerInputs,
     orders: mpsc::Receiver<SnapshotOrder>,
     due: watch::Receiver<bool>,
+    /// When the last file was made; `None` for a file of an earlier run.
+    made_at: Option<Instant>,
     /// When the bytes of the last file were written or read.
     trusted_at: Instant,
     /// The store records a file that is gone or damaged: the next start would learn everything again.
@@ -127,6 +131,7 @@ impl SnapshotMaker {
             due: inputs.growth.follow_due(),
             inputs,
             orders,
+            made_at: None,
             trusted_at: now,
             recorded_is_lost: false,
             paused_until: None,
@@ -177,11 +182,11 @@ impl SnapshotMaker {
 
     /// Answers an order with the last file, if long enough, or with a new file.
     async fn serve(&mut self, order: SnapshotOrder) -> Result<(), Failure> {
-        let SnapshotOrder { to, answer } = order;
+        let SnapshotOrder { to, age_max, answer } = order;
         if answer.is_closed() {
             return Ok(());
         }
-        let made = match self.usable(to).await {
+        let made = match self.usable(to, age_max).await {
             Some(last) => Ok(last),
             None => match self.make(Some(&answer)).await {
                 Ok(made) => Ok(made),
@@ -197,10 +202,11 @@ impl SnapshotMaker {
         Ok(())
     }
 
-    /// The last file, if long enough, in its place, and whole.
-    async fn usable(&mut self, to: Slot) -> Option<Arc<SnapshotFile>> {
+    /// The last file, if long enough, young enough, in its place, and whole.
+    async fn usable(&mut self, to: Slot, age_max: Duration) -> Option<Arc<SnapshotFile>> {
         let last = Arc::clone(self.inputs.last.as_ref()?);
-        if last.summary.header.to < to || !self.is_alive(&last).await {
+        let age = self.made_at.map_or(Duration::MAX, |made_at| made_at.elapsed());
+        if last.summary.header.to < to || age > age_max || !self.is_alive(&last).await {
             return None;
         }
         Some(last)
@@ -280,6 +286,7 @@ impl SnapshotMaker {
         );
         self.inputs.last = Some(Arc::clone(&file));
         self.trusted_at = Instant::now();
+        self.made_at = Some(self.trusted_at);
         self.recorded_is_lost = false;
         self.failing_since = None;
         let kept = RecordedSnapshot::of(summary).name();

@@ -306,6 +306,7 @@ impl Store {
             SqliteError::Full(_) => StoreWriteError::NoSpace,
             SqliteError::Sqlite(error) => self.failed(error),
             error @ (SqliteError::Locked(_)
+            | SqliteError::OtherRole { .. }
             | SqliteError::Directory { .. }
             | SqliteError::Foreign { .. }
             | SqliteError::Newer { .. }

@@ -182,6 +182,10 @@ async fn flawed_snapshots_are_refused_and_the_old_state_stays() {
         file: [&file[..], b"more"].concat().into(),
         ..whole.clone()
     };
+    let newer = SnapshotScript {
+        file: [b"PXS2", &file[4..]].concat().into(),
+        ..whole.clone()
+    };
     let mut other_end = whole.clone();
     other_end.id.to = 99;
     let mut other_hash = whole.clone();
@@ -201,6 +205,7 @@ async fn flawed_snapshots_are_refused_and_the_old_state_stays() {
         ("cut off", cut, "cut off"),
         ("damaged", damaged, "snapshot"),
         ("longer", longer, "more bytes"),
+        ("newer", newer, "a newer release wrote this file (format 2"),
         ("other end", other_end, "a snapshot to slot 100"),
         ("other hash", other_hash, "another file"),
         ("foreign", foreign, "of cluster"),

@@ -68,6 +68,8 @@ const SCHEMA_VERSION: i32 = 4;
 /// “paxA”.
 const APPLICATION_ID: i32 = 0x7061_7841;
 const FILE: &str = "acceptor.db";
+/// The file of a learner: no acceptor begins beside it.
+const FILE_OF_LEARNER: &str = "learner.db";
 
 /// Lengths of the write-ahead log, in pages, at which the log is copied back. All acceptors hold the same log: with
 /// equal lengths all would copy at once, and the quorum would wait.
@@ -130,6 +132,9 @@ impl SqliteStore {
         // First of all: this step may make the space for beginning a run. Up to the open counter file, the start creates
         // no file: the directory may be refused.
         let space = Space::watch(directory.path()).await;
+        if !file.exists() {
+            directory.refuse_file_of_other_role(FILE_OF_LEARNER)?;
+        }
         proof::refuse_foreign(&directory).await?;
         proof::examine(&directory, Some(name)).await?;
         let counter = CounterFile::open(&directory)?;

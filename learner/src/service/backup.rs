@@ -193,7 +193,7 @@ impl ServingState {
         let writing = timeout(UP_TO_DATE_WAIT_MAX, durable.until(to)).await;
         let written = writing.map_err(|_| late("could not write the log to its disk"))?;
         written.map_err(|LearningEnded| self.ended())?;
-        let making = timeout(SNAPSHOT_WAIT_MAX, self.snapshots.snapshot(to)).await;
+        let making = timeout(SNAPSHOT_WAIT_MAX, self.snapshots.snapshot(to, Duration::MAX)).await;
         Ok(making.map_err(|_| late("could not make the backup"))??)
     }
 }

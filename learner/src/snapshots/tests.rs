@@ -257,7 +257,7 @@ async fn snapshot_has_the_state_and_the_digests_of_its_slot() {
     let (mut disk, maker) = Disk::new().await;
     disk.write(2_500, 100).await;
     disk.run(maker);
-    let file = disk.orders.snapshot(slot(2_500)).await.unwrap();
+    let file = disk.orders.snapshot(slot(2_500), Duration::MAX).await.unwrap();
     let header = &file.summary.header;
     assert_eq!(header.to, slot(2_500));
     let latest = locked(&disk.progress).latest();
@@ -274,20 +274,38 @@ async fn last_file_is_used_again_if_long_enough_also_after_a_restart() {
     let (mut disk, maker) = Disk::new().await;
     disk.write(100, 10).await;
     disk.run(maker);
-    let first = disk.orders.snapshot(slot(100)).await.unwrap();
+    let first = disk.orders.snapshot(slot(100), Duration::MAX).await.unwrap();
     disk.write(100, 10).await;
-    let again = disk.orders.snapshot(slot(100)).await.unwrap();
+    let again = disk.orders.snapshot(slot(100), Duration::MAX).await.unwrap();
     assert!(Arc::ptr_eq(&first, &again));
-    let longer = disk.orders.snapshot(slot(101)).await.unwrap();
+    let longer = disk.orders.snapshot(slot(101), Duration::MAX).await.unwrap();
     assert_eq!(longer.summary.header.to, slot(200));
     // The first file is read to its end without its name.
     assert_eq!(disk.files(), [name_of(&longer)]);
     assert_eq!(read(&first).await.applied_to(), slot(100));
     let (disk, maker) = disk.restart().await;
     disk.run(maker);
-    let found = disk.orders.snapshot(slot(200)).await.unwrap();
+    let found = disk.orders.snapshot(slot(200), Duration::MAX).await.unwrap();
     assert_eq!(found.summary, longer.summary);
     assert_eq!(disk.files(), [name_of(&longer)]);
+}
+
+#[tokio::test]
+async fn file_older_than_a_caller_accepts_is_made_again() {
+    const AGE_MAX: Duration = Duration::from_secs(60);
+    let (mut disk, mut maker) = Disk::new().await;
+    disk.write(100, 10).await;
+    let first = maker.make(None).await.unwrap();
+    assert!(Arc::ptr_eq(
+        &first,
+        &maker.usable(slot(100), AGE_MAX).await.unwrap()
+    ));
+    maker.made_at = Some(Instant::now() - AGE_MAX - Duration::from_secs(1));
+    assert!(maker.usable(slot(100), AGE_MAX).await.is_none());
+    assert!(maker.usable(slot(100), Duration::MAX).await.is_some());
+    // The age of a file of an earlier run is not known.
+    maker.made_at = None;
+    assert!(maker.usable(slot(100), AGE_MAX).await.is_none());
 }
 
 #[tokio::test]
@@ -301,7 +319,7 @@ async fn snapshot_is_made_without_an_order_once_the_log_has_grown() {
     due.wait_for(|due| *due).await.unwrap();
     due.wait_for(|due| !*due).await.unwrap();
     // One file serves all.
-    let file = disk.orders.snapshot(slot(110)).await.unwrap();
+    let file = disk.orders.snapshot(slot(110), Duration::MAX).await.unwrap();
     assert_eq!(file.summary.header.to, slot(110));
     assert_eq!(disk.files(), [name_of(&file)]);
     let expected = disk.knowledge.machine(Machine::clone);
@@ -342,7 +360,7 @@ async fn file_is_not_the_last_before_the_slots_below_are_written() {
     disk.knowledge.durable().until(slot(100)).await.unwrap();
     let transaction = disk.apply(50, 10);
     disk.run(maker);
-    let mut order = Box::pin(disk.orders.snapshot(slot(150)));
+    let mut order = Box::pin(disk.orders.snapshot(slot(150), Duration::MAX));
     let is_whole = |name: &String| name.starts_with("state-150-");
     while !disk.files().iter().any(is_whole) {
         assert!(futures::poll!(&mut order).is_pending());
@@ -375,7 +393,10 @@ async fn wrong_state_in_memory_ends_the_process_and_no_file_is_left() {
     };
     *locked(&disk.progress) = Progress::recovered(wrong, Default::default());
     let orders = disk.orders.clone();
-    let (made, ran) = tokio::join!(orders.snapshot(slot(100)), maker.run(disk.shutdown.clone()));
+    let (made, ran) = tokio::join!(
+        orders.snapshot(slot(100), Duration::MAX),
+        maker.run(disk.shutdown.clone())
+    );
     assert!(matches!(made, Err(NoSnapshot::Stopping)), "{made:?}");
     assert_eq!(ran.unwrap_err().code, Exit::Internal);
     assert_eq!(disk.files(), [] as [String; 0]);
@@ -386,7 +407,7 @@ async fn no_file_is_made_for_a_caller_that_is_gone() {
     let (mut disk, maker) = Disk::new().await;
     disk.write(100, 10).await;
     for _ in 0..3 {
-        let mut gone = Box::pin(disk.orders.snapshot(slot(100)));
+        let mut gone = Box::pin(disk.orders.snapshot(slot(100), Duration::MAX));
         assert!(futures::poll!(&mut gone).is_pending());
     }
     let running = disk.run(maker);
@@ -410,7 +431,7 @@ async fn file_in_the_making_is_given_up_when_the_caller_goes() {
     // Not due: a due file is made for the next start.
     disk.growth.recorded(disk.growth.written(), u64::MAX);
     let running = disk.run(maker);
-    let mut order = Box::pin(disk.orders.snapshot(slot(90)));
+    let mut order = Box::pin(disk.orders.snapshot(slot(90), Duration::MAX));
     let is_making = || disk.files().iter().any(|name| name.starts_with("making-"));
     while !is_making() {
         assert!(futures::poll!(&mut order).is_pending());
@@ -422,7 +443,7 @@ async fn file_in_the_making_is_given_up_when_the_caller_goes() {
     }
     assert_eq!(disk.files(), [] as [String; 0]);
     // The next caller gets a file.
-    let file = disk.orders.snapshot(slot(90)).await.unwrap();
+    let file = disk.orders.snapshot(slot(90), Duration::MAX).await.unwrap();
     assert_eq!(disk.files(), [name_of(&file)]);
     disk.shutdown.begin();
     running.await.unwrap().unwrap();
@@ -431,12 +452,7 @@ async fn file_in_the_making_is_given_up_when_the_caller_goes() {
 #[tokio::test]
 async fn files_of_earlier_runs_are_removed_and_an_operators_backup_stays() {
     let directory = tempfile::tempdir().unwrap();
-    let own = [
-        "making.pxs",
-        "making-70.pxs",
-        "snapshot-51200-0ab100ff.pxs",
-        "state-51200-0ab100ff.pxs",
-    ];
+    let own = ["making.pxs", "making-70.pxs", "state-51200-0ab100ff.pxs"];
     let kept = [
         "state-51201-0ab100ff.pxs",
         "state-51200-0AB100FF.pxs",
@@ -445,6 +461,8 @@ async fn files_of_earlier_runs_are_removed_and_an_operators_backup_stays() {
         "making-7a.pxs",
         "making-7.pxs.old",
         "saved.pxs",
+        // The name of an acceptor's snapshot.
+        "snapshot-51200-0ab100ff.pxs",
         "snapshot-51200-0ab100ff.pxs.old",
         "snapshot-monday-0ab100ff.pxs",
         "snapshot-51200-0AB100FF.pxs",

@@ -90,11 +90,17 @@ impl StoreImport {
             state: Some(snapshot.footer.digest),
         };
         let recorded = RecordedSnapshot::of(snapshot);
+        // The attempt before may have gone as far as a file that records the same snapshot.
+        let is_repeated = directory.file(&recorded.name()).exists();
         let summary = snapshot.clone();
         // Durable before a file records the snapshot.
         let published = blocking(move || file.publish(summary)).await;
         let published = published.map_err(|error| written(&directory, error))?;
-        let unrecorded = UnrecordedFile::new(&published);
+        let unrecorded = if is_repeated {
+            UnrecordedFile::recorded_before()
+        } else {
+            UnrecordedFile::new(&published)
+        };
         let mut connection = place::create(&directory).await?;
         let begun = state::begin_at(&mut connection, cluster, mark, recorded).await;
         begun.map_err(|error| place::failed(&new_path(&directory), error.into()))?;

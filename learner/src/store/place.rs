@@ -69,6 +69,11 @@ impl UnrecordedFile {
         Self(Some(snapshot.path().to_owned()))
     }
 
+    /// A store may record a file of this name already, so the file stays.
+    pub(super) fn recorded_before() -> Self {
+        Self(None)
+    }
+
     /// A store records the file.
     fn keep(mut self) {
         self.0 = None;
@@ -205,6 +210,7 @@ pub(super) fn failed(path: &Path, source: SqliteError) -> PlaceError {
         SqliteError::Full(_) => true,
         SqliteError::Sqlite(error) => found_no_space(error, path),
         SqliteError::Locked(_)
+        | SqliteError::OtherRole { .. }
         | SqliteError::Directory { .. }
         | SqliteError::Foreign { .. }
         | SqliteError::Newer { .. }

@@ -63,6 +63,7 @@ impl Upgrade<'_> {
         let directory = self.directory.path();
         // Before the look at the space: an earlier attempt may have left files. An older store records no file.
         snapshot_file::remove_all_but(directory.to_owned(), None).await;
+        snapshot_file::remove_of_earlier_releases(directory.to_owned()).await;
         let mut old = sqlite::open_writer(&self.path(), CHECKPOINT_PAGES).await?;
         let stored = schema_4::read_state(&mut old, self.cluster).await?;
         let stored = stored.ok_or_else(|| self.damaged("the state record"))?;

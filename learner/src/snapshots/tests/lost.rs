@@ -22,7 +22,7 @@ async fn file_that_was_removed_or_damaged_is_never_served_again() {
             maker.trusted_at -= TRUST_MAX;
         }
         disk.run(maker);
-        let second = disk.orders.snapshot(slot(100)).await.unwrap();
+        let second = disk.orders.snapshot(slot(100), Duration::MAX).await.unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
         // The same state has the same file and the same name.
         assert_eq!(content(&second).await, sound);
@@ -47,7 +47,14 @@ async fn removed_file_is_made_again_without_an_order_also_after_a_failed_attempt
         if is_ordered {
             let (answer, made) = oneshot::channel();
             let to = slot(100);
-            maker.serve(SnapshotOrder { to, answer }).await.unwrap();
+            maker
+                .serve(SnapshotOrder {
+                    to,
+                    age_max: Duration::MAX,
+                    answer,
+                })
+                .await
+                .unwrap();
             assert!(matches!(made.await.unwrap(), Err(NoSnapshot::NotMade(_))));
         } else {
             maker.look();
@@ -74,7 +81,7 @@ async fn whole_file_is_read_once_in_a_while() {
     disk.write(100, 10).await;
     let first = maker.make(None).await.unwrap();
     maker.trusted_at -= TRUST_MAX;
-    let found = maker.usable(slot(100)).await.unwrap();
+    let found = maker.usable(slot(100), Duration::MAX).await.unwrap();
     assert!(Arc::ptr_eq(&first, &found));
     assert!(maker.trusted_at.elapsed() < TRUST_MAX, "read for every caller");
 }

@@ -281,6 +281,23 @@ async fn failed_installation_leaves_no_snapshot_that_no_store_records() {
 }
 
 #[tokio::test]
+async fn failed_repetition_of_an_installation_leaves_the_snapshot_of_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = data_dir(directory.path());
+    import(&data, 1_600, 1).await;
+    let recorded = snapshots(&data);
+    fs::create_dir(data.file(NEW)).unwrap();
+    let (content, summary) = file(1_600, &parts(1));
+    let begun = StoreImport::begin(Arc::clone(&data), cluster(), summary.bytes);
+    let mut import = begun.await.unwrap();
+    import.add(content).await.unwrap();
+    import.finish(&summary).await.unwrap_err();
+    assert_eq!(snapshots(&data), recorded);
+    fs::remove_dir(data.file(NEW)).unwrap();
+    holds(&data, 1_600, 1).await;
+}
+
+#[tokio::test]
 async fn write_ahead_log_of_the_old_file_never_reaches_the_new_file() {
     // The old file as after SIGKILL: its last commits are in the write-ahead log.
     let killed = tempfile::tempdir().unwrap();

@@ -72,7 +72,7 @@ async fn learner_with_a_full_disk_stands_aside_and_goes_on_by_itself() {
     cluster.digests_are_equal(outcome.end()).await;
     let log = cluster.learners[full].log();
     assert!(
-        log.contains("Free some space; this learner then continues by itself"),
+        log.contains("64 MiB more; this learner then continues by itself"),
         "{log}"
     );
     assert!(log.contains("the disk has space again"), "{log}");
