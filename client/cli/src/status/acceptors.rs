@@ -6,6 +6,8 @@ use paxos_proto::v1::{AcceptorStatusResponse, Membership};
 use super::{ballot, table, trimmed};
 use crate::{output::printable, verdict::Verdict};
 
+const MIB: u64 = 1024 * 1024;
+
 /// The table of the acceptors.
 pub(super) fn acceptor_table(status: &ClusterReport, verdict: &Verdict) -> String {
     let header = [
@@ -18,6 +20,7 @@ pub(super) fn acceptor_table(status: &ClusterReport, verdict: &Verdict) -> Strin
         "VOTED TO",
         "LOG FROM",
         "LOG",
+        "DISK FREE",
         "SNAPSHOT",
         "QUEUED",
         "WAITING",
@@ -59,7 +62,7 @@ pub(super) fn trims(status: &ClusterReport) -> String {
     reasons.iter().map(line).collect()
 }
 
-fn acceptor_row(address: String, answer: &AcceptorStatusResponse, votes: bool) -> [String; 14] {
+fn acceptor_row(address: String, answer: &AcceptorStatusResponse, votes: bool) -> [String; 15] {
     let membership = match answer.membership() {
         Membership::Unspecified => "?",
         Membership::Blank => "blank",
@@ -80,14 +83,27 @@ fn acceptor_row(address: String, answer: &AcceptorStatusResponse, votes: bool) -
         answer.chosen_to.to_string(),
         answer.voted_to.to_string(),
         answer.trimmed_to.to_string(),
-        // Rounded down, as in the text of the hindrance to a trim: a log below its limit never shows the limit.
-        format!("{} MiB", answer.log_bytes / (1024 * 1024)),
+        log_size(answer),
+        answer.data_free_bytes.map_or_else(|| "?".to_owned(), mebibytes),
         snapshots(answer),
         answer.queued.to_string(),
         format!("{} ms", answer.waiting_ms),
         format!("{} ms", answer.slowest_commit_ms),
         format!("{} KiB", answer.wal_bytes.div_ceil(1024)),
     ]
+}
+
+/// The size of the log, and the part of the file that later votes use before the file grows.
+fn log_size(answer: &AcceptorStatusResponse) -> String {
+    match answer.free_bytes / MIB {
+        0 => mebibytes(answer.log_bytes),
+        free => format!("{} ({free} unused)", mebibytes(answer.log_bytes)),
+    }
+}
+
+/// Rounded down, as in the text of the hindrance to a trim: a log below its limit never shows the limit.
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes / MIB)
 }
 
 /// The ends of the kept snapshots, and the received part of an arriving snapshot.

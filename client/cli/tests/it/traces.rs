@@ -5,6 +5,7 @@ mod batches;
 mod collector;
 mod ended;
 mod protocols;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 
