@@ -5,7 +5,7 @@ import statistics
 
 from catalogue import drill
 from cluster import Cluster
-from trimming import BESIDE_MIB, MIB, Sizes, add_learner, chosen_to, first_read, judge_digests, trimmed_to
+from trimming import BESIDE_MIB, MIB, Sizes, add_learner, chosen_to, first_read, judge_digests, trimmed_to, write_registers
 
 COMMANDS = 10_000_000
 # The default of `acceptor --retain-bytes`.
@@ -29,6 +29,7 @@ P99_MAX = 1.5
 def long_log(trial):
     with Cluster(trial) as cluster:
         cluster.start()
+        write_registers(trial, cluster)
         proposals = 0
         fastest = 0
         with Sizes(cluster) as sizes:
@@ -48,7 +49,7 @@ def long_log(trial):
         recent = fastest * COMMAND_BYTES * RECENT_S / MIB
         sizes.judge(trial, 3 * RETAIN_MIB + recent + BESIDE_MIB)
         add_learner(cluster, "l3")
-        first_read(trial, cluster, "l3")
+        first_read(trial, cluster, "l3", registers=True)
         judge_digests(trial, cluster, 3)
         cluster.all_run()
 

@@ -2,8 +2,10 @@
 
 import json
 import random
+import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from catalogue import drill
 from cluster import Cluster
@@ -17,6 +19,10 @@ BESIDE_MIB = 128
 # Longest restart of a learner, for which acceptors keep the log: short, so that kills and trims happen often.
 RESTART_MAX_S = 1
 READ_BY_S = 10
+# Registers of which a new learner must show all or nothing.
+REGISTERS = 200
+# In each such round, a learner loses its directory, and is killed again while it installs a snapshot.
+EMPTIED_EACH = 5
 LIFTED_BY_S = 45
 
 
@@ -120,17 +126,38 @@ def add_learner(cluster, name):
     cluster.define(name).start()
 
 
-def first_read(trial, cluster, name, read_by_s=READ_BY_S):
-    """Reads at a new learner from the first moment on; judges that no read shows partial state."""
+def write_registers(trial, cluster):
+    """Writes the registers that `first_read` reads."""
+    put = lambda number: cluster.put(f"register-{number}", f"value {number}").code == 0
+    with ThreadPoolExecutor(8) as pool:
+        written = sum(pool.map(put, range(REGISTERS)))
+    trial.right(written == REGISTERS, f"{written} of {REGISTERS} registers are written")
+
+
+def judge_registers(trial, cluster, name):
+    """Judges that a learner shows all registers of `write_registers`."""
+    result = cluster.paxos("get", "--prefix", "register-", "--learners", cluster.url(name))
+    found = len(result.out.splitlines())
+    trial.right(found == REGISTERS, f"{name} shows {found} of {REGISTERS} registers: exit {result.code}")
+
+
+def first_read(trial, cluster, name, read_by_s=READ_BY_S, registers=False):
+    """Reads at a new learner from the first moment on; judges that no read shows partial state.
+
+    `registers`: reads those of `write_registers`, another one each time."""
     begun, refused = time.monotonic(), 0
     while time.monotonic() < begun + 60:
-        result = cluster.get("settled", name, timeout="300ms")
+        number = random.randrange(REGISTERS)
+        key, value = (f"register-{number}", f"value {number}") if registers else ("settled", "yes")
+        result = cluster.get(key, name, timeout="300ms")
         if result.code == 0:
             took = time.monotonic() - begun
-            trial.right(result.out.strip() == "yes", f"the first read at {name}: {result}")
+            trial.right(result.out.strip() == value, f"the first read at {name}: {result}")
             trial.right(
                 took <= read_by_s, f"{took:.1f} s after its start, at most {read_by_s} s; {refused} reads were refused"
             )
+            if registers:
+                judge_registers(trial, cluster, name)
             return
         if result.code == 1:
             trial.right(False, f"no read at {name} finds a key absent: {result}")
@@ -149,6 +176,7 @@ def trims(trial):
     with Cluster(trial) as cluster:
         retaining(cluster, RETAIN_MIB)
         cluster.start()
+        write_registers(trial, cluster)
         with Sizes(cluster) as sizes, Writer(cluster, workers=4, every_s=0.5) as writer:
             numbers, result = cluster.bench(
                 "--duration", f"{trial.seconds}s", patience_s=trial.seconds + 90
@@ -165,7 +193,7 @@ def trims(trial):
         step = max(RETAIN_MIB, snapshot / MIB)
         sizes.judge(trial, 4 * step + 3 * snapshot / MIB + BESIDE_MIB)
         add_learner(cluster, "l3")
-        first_read(trial, cluster, "l3")
+        first_read(trial, cluster, "l3", registers=True)
         judge_digests(trial, cluster, 3)
         cluster.all_run()
 
@@ -205,10 +233,15 @@ def left_behind(trial):
         cluster.all_run()
 
 
+def empty(cluster, name):
+    """Empties the directory of a learner that does not run: the next start installs a snapshot."""
+    shutil.rmtree(cluster.data(name))
+
+
 @drill(
     "trims-killed",
-    "random roles are killed while acceptors keep 1 MiB of the log",
-    rounds=100,
+    "random roles are killed while acceptors keep 1 MiB of the log; learners lose their directories",
+    rounds=200,
     limit_s=240,
     limit_round_s=6,
 )
@@ -217,25 +250,38 @@ def trims_killed(trial):
     with Cluster(trial) as cluster:
         retaining(cluster, 1)
         cluster.start()
+        write_registers(trial, cluster)
         kills = dict.fromkeys(cluster.names(), 0)
+        installing = 0
         with Load(cluster, 8 * trial.rounds + 60), Writer(cluster, workers=4, every_s=0.2) as writer:
-            for _ in range(trial.rounds):
+            for number in range(trial.rounds):
                 time.sleep(chance.uniform(0.05, 1.5))
-                name = chance.choice(cluster.names())
+                is_emptied = number % EMPTIED_EACH == EMPTIED_EACH - 1
+                name = chance.choice(cluster.learners if is_emptied else cluster.names())
                 cluster[name].kill()
-                time.sleep(chance.uniform(0, 0.5))
-                cluster[name].start()
                 kills[name] += 1
+                time.sleep(chance.uniform(0, 0.5))
+                if is_emptied:
+                    empty(cluster, name)
+                    mark = cluster[name].log.stat().st_size
+                    cluster[name].start()
+                    time.sleep(chance.uniform(0, 1))
+                    cluster[name].kill()
+                    kills[name] += 1
+                    installing += "the learner installs a snapshot" in cluster[name].text(mark)
+                cluster[name].start()
                 # One acceptor at a time.
                 if name in cluster.acceptors:
                     wait_until(f"{name} is ready", lambda: cluster.probe(name, "readyz") == 200, 30)
-        trial.say(f"kills: {kills}")
+        trial.say(f"kills: {kills}; {installing} of them after a learner began to install a snapshot")
         writer.judge(trial)
         writer.judge_last(trial)
         for name in cluster.acceptors:
             to, end = trimmed_to(cluster, name), chosen_to(cluster, name)
             trial.right(to > 0, f"{name} has trimmed below slot {to} of {end}")
         judge_digests(trial, cluster, 2)
+        for name in cluster.learners:
+            judge_registers(trial, cluster, name)
         cluster.all_run()
 
 

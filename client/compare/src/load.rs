@@ -98,7 +98,7 @@ impl Shared {
         let number = match (self.operation, self.keys) {
             (OperationKind::Get, _) => number.wrapping_mul(0x9E37_79B9) % READ_KEYS,
             (OperationKind::Put, Some(keys)) => number.wrapping_mul(0x9E37_79B9) % keys,
-            (OperationKind::Put, None) | (OperationKind::Check, _) => number,
+            (OperationKind::Put, None) | (OperationKind::Look, _) => number,
         };
         format!("k{:013x}/{number:012x}", self.prefix).into()
     }
@@ -109,7 +109,7 @@ impl Shared {
         let result = match self.operation {
             OperationKind::Get => system.get(key).await,
             OperationKind::Put => system.put(key, self.value.clone()).await,
-            OperationKind::Check => system.check().await,
+            OperationKind::Look => system.look(key, &self.value).await,
         };
         let Err(error) = result else { return true };
         self.errors.fetch_add(1, Relaxed);

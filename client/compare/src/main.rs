@@ -87,8 +87,9 @@ enum Task {
 pub(crate) enum OperationKind {
     Put,
     Get,
-    /// A unary call that is answered at once: what the calls alone cost, without Paxos. Only with --system paxos
-    Check,
+    /// A unary call that a learner answers from its memory: what the calls alone cost, without Paxos. Only with
+    /// --system paxos
+    Look,
 }
 
 /// The signal that ends the leader.

@@ -6,12 +6,11 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use bytes::Bytes;
 use paxos_client::Client;
 use paxos_proto::v1::{
-    Command, ProposeRequest, ProposerStatusRequest, Put, ReadRequest, command::Operation,
+    Command, Local, ProposeRequest, ProposerStatusRequest, Put, ReadRequest, command::Operation,
     learner_client::LearnerClient, proposer_client::ProposerClient, read_request,
 };
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::etcd::EtcdClient;
 
@@ -58,7 +57,6 @@ enum Connections {
     Etcd(Vec<EtcdClient>),
     Unary {
         proposers: Vec<ProposerClient<Channel>>,
-        checks: Vec<HealthClient<Channel>>,
         learners: Vec<LearnerClient<Channel>>,
     },
     Stream(Client),
@@ -84,11 +82,6 @@ impl LoadedSystem {
                     .await?
                     .into_iter()
                     .map(ProposerClient::new)
-                    .collect(),
-                checks: channels(addresses)
-                    .await?
-                    .into_iter()
-                    .map(HealthClient::new)
                     .collect(),
                 learners: channels(learners)
                     .await?
@@ -187,14 +180,19 @@ impl LoadedSystem {
         Ok(())
     }
 
-    /// One unary call to the used proposer that is answered at once.
-    pub(crate) async fn check(&mut self) -> anyhow::Result<()> {
-        let Connections::Unary { checks, .. } = &mut self.connections else {
-            bail!("checks need --system paxos");
+    /// One unary call that a learner answers at once from its memory, with a request as large as that of a put.
+    pub(crate) async fn look(&mut self, key: Bytes, value: &Bytes) -> anyhow::Result<()> {
+        let Connections::Unary { learners, .. } = &mut self.connections else {
+            bail!("looks need --system paxos");
         };
-        let proposer = self.at % checks.len();
-        let request = HealthCheckRequest::default();
-        timeout(self.operation_max, checks[proposer].check(request)).await??;
+        ensure!(!learners.is_empty(), "looks need the address of a learner");
+        let learner = self.at % learners.len();
+        let request = ReadRequest {
+            target: Some(read_request::Target::Key([key, value.clone()].concat().into())),
+            consistency: Some(read_request::Consistency::Local(Local {})),
+            ..ReadRequest::default()
+        };
+        timeout(self.operation_max, learners[learner].read(request)).await??;
         Ok(())
     }
 
