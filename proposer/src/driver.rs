@@ -441,6 +441,7 @@ mod tests {
                     resigned: false,
                     work: 0,
                 },
+                promised: Ballot::ZERO,
                 waiting: Duration::ZERO,
                 slowest_commit: Duration::ZERO,
                 has_space: true,

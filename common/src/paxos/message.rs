@@ -263,6 +263,9 @@ impl HeardProposer {
 pub struct ReportAnswer {
     /// The heard proposer.
     pub heard: HeardProposer,
+    /// The acceptor's promise, at the moment of the watermarks: on disk, and of the acceptor's own era. The heard ballot is
+    /// neither: after a restart, the acceptor has heard of no proposer.
+    pub promised: Ballot,
     /// Age of the oldest request that the acceptor has not decided and made durable; zero from earlier releases.
     pub waiting: Duration,
     /// The longest commit of the last minute; zero from earlier releases.

@@ -8,7 +8,7 @@ use super::{AcceptReply, Malformed, ballot, known_to, read_stamp, required};
 use crate::paxos::{
     ballot::Ballot,
     identity::Stamp,
-    message::{HeardProposer, ReportAnswer},
+    message::{HeardProposer, Leadership, ReportAnswer},
     slot::Slot,
 };
 
@@ -50,16 +50,17 @@ impl TryFrom<pb::AttachResponse> for ReportAnswer {
     type Error = Malformed;
 
     fn try_from(response: pb::AttachResponse) -> Result<Self, Malformed> {
+        let leadership = required(response.leadership, "leadership")?;
+        let silent = Duration::from_millis(leadership.silent_ms);
+        let leadership = Leadership::try_from(leadership)?;
+        let promised = leadership.promised;
         let heard = match response.heard {
             Some(heard) => heard.try_into()?,
-            None => {
-                let leadership = required(response.leadership, "leadership")?;
-                let silent = Duration::from_millis(leadership.silent_ms);
-                HeardProposer::from_leadership(leadership.try_into()?, silent)
-            }
+            None => HeardProposer::from_leadership(leadership, silent),
         };
         Ok(Self {
             heard,
+            promised,
             waiting: Duration::from_millis(response.waiting_ms),
             slowest_commit: Duration::from_millis(response.slowest_commit_ms),
             has_space: !response.no_space,
@@ -163,6 +164,28 @@ mod tests {
     }
 
     #[test]
+    fn promise_of_a_report_is_the_durable_promise_and_not_the_heard_ballot() {
+        let heard = HeardProposer {
+            ballot: Ballot::ZERO,
+            address: "".into(),
+            silent: Duration::ZERO,
+            ended: None,
+            resigned: false,
+            work: 0,
+        };
+        let response = pb::AttachResponse {
+            leadership: Some(pb::Leadership {
+                promised: Some(a_ballot(9).into()),
+                ..Default::default()
+            }),
+            heard: Some(heard.clone().into()),
+            ..Default::default()
+        };
+        let report = ReportAnswer::try_from(response).unwrap();
+        assert_eq!((report.heard, report.promised), (heard, a_ballot(9)));
+    }
+
+    #[test]
     fn report_of_an_older_acceptor_is_read_from_its_leadership() {
         let response = pb::AttachResponse {
             leadership: Some(pb::Leadership {
@@ -184,7 +207,7 @@ mod tests {
             resigned: true,
             work: 0,
         };
-        assert_eq!(word.heard, heard);
+        assert_eq!((&word.heard, word.promised), (&heard, a_ballot(3)));
         assert_eq!((word.known_to.get(), word.voted_to.get()), (5, 6));
         assert!(word.has_space && word.waiting.is_zero() && word.slowest_commit.is_zero());
         let missing = ReportAnswer::try_from(pb::AttachResponse::default()).unwrap_err();

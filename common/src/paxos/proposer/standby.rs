@@ -102,9 +102,10 @@ impl Proposer {
         if !self.known.contains(&acceptor) {
             return;
         }
-        if answer.heard.ballot.era() > self.electorate.era() {
+        if answer.heard.ballot.max(answer.promised).era() > self.electorate.era() {
             // Nothing else of the report is used, above all not its watermark: a campaign above the change that ended the
-            // present era would miss the change.
+            // present era would miss the change. An acceptor raises its watermark in a later era only after a promise of this
+            // era, and the report shows the promise of the same moment.
             self.reopen(acceptor);
             return;
         }

@@ -281,6 +281,7 @@ fn word(ballot: Ballot, silent: u64) -> ReportAnswer {
             resigned: false,
             work: 0,
         },
+        promised: ballot,
         waiting: Duration::ZERO,
         slowest_commit: Duration::ZERO,
         has_space: true,

@@ -158,6 +158,7 @@ fn no_leader() -> Leadership {
 /// The report of an acceptor that has not heard from a leader for a leader timeout.
 fn word(leadership: Leadership, known_to: Slot, trimmed_to: Slot) -> ReportAnswer {
     ReportAnswer {
+        promised: leadership.promised,
         heard: HeardProposer::from_leadership(leadership, LEADER_TIMEOUT),
         waiting: Duration::ZERO,
         slowest_commit: Duration::ZERO,

@@ -135,6 +135,7 @@ impl World<'_> {
         self.tamper_with_heard_proposer(acceptor, &mut heard);
         Some(ReportAnswer {
             heard,
+            promised: core.promised(),
             waiting: process.waiting(self.now),
             slowest_commit: Duration::ZERO,
             has_space: process.full_until <= self.now,

@@ -121,6 +121,7 @@ impl World<'_> {
                 resigned: false,
                 work: 0,
             },
+            promised: Ballot::ZERO,
             waiting: Duration::ZERO,
             slowest_commit: Duration::ZERO,
             has_space: true,
