@@ -25,6 +25,7 @@ pub mod snapshot;
 pub mod status;
 pub mod stored;
 
+pub use crate::paxos::era::CHANGES_VERSION;
 pub use accept::{AcceptReply, accept_request};
 pub use forming::{membership, membership_state};
 pub use identity::{acceptor_uuid, cluster_id, read_stamp, read_witnesses, runs, stamp, witnesses};
@@ -36,8 +37,6 @@ pub const PROTOCOL_VERSION: u32 = 2;
 /// The first version that knows a log with a first slot above 0. Later versions know such a log as well: the number stays
 /// when [`PROTOCOL_VERSION`] rises.
 pub const TRIMS_VERSION: u32 = 2;
-/// The first version that changes the members of a cluster.
-pub const CHANGES_VERSION: u32 = 3;
 
 /// The last era served by this release. The cores know later eras; as long as no service changes members, messages of later
 /// eras are refused where they are read, so no part of a change can be adopted.

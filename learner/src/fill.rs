@@ -64,7 +64,7 @@ impl Filler {
     /// The leader's address; `None` while the leader is unknown or stops.
     fn leader(&self) -> Option<Address> {
         let leadership = self.leadership.borrow();
-        let leads = leadership.promised > Ballot::ZERO && !leadership.resigned;
+        let leads = leadership.promised.round() > 0 && !leadership.resigned;
         leads.then(|| leadership.address.parse().ok()).flatten()
     }
 }

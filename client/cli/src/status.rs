@@ -361,7 +361,7 @@ fn report(status: &ClusterReport, verdict: &Verdict) -> Value {
 /// Written as in the logs.
 fn ballot(ballot: Option<pb::Ballot>) -> String {
     match ballot.map(Ballot::try_from) {
-        Some(Ok(ballot)) if ballot > Ballot::ZERO => ballot.to_string(),
+        Some(Ok(ballot)) if ballot.round() > 0 => ballot.to_string(),
         Some(Ok(_)) | None => "-".to_owned(),
         Some(Err(error)) => error.to_string(),
     }

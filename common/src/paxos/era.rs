@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::slot::OutOfRange;
 
+/// The first protocol version that changes the members of a cluster.
+pub const CHANGES_VERSION: u32 = 3;
+
 /// Number of a configuration of a cluster, from 0: forming a cluster makes era 0, and each change of members begins the
 /// next era. At most 2⁶³ − 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,11 +10,15 @@
 
 use std::sync::Arc;
 
-use super::{Acceptor, Group, Membership};
-use crate::paxos::{ballot::Ballot, era::Era, identity::ClusterId, quorum::Configuration, value::Value};
-
-/// The protocol version of callers that know eras and changes of members.
-const CHANGES_VERSION: u32 = 3;
+use super::{Acceptor, Group, Membership, Seed, membership::describe};
+use crate::paxos::{
+    ballot::Ballot,
+    era::{CHANGES_VERSION, Era},
+    identity::ClusterId,
+    quorum::Configuration,
+    slot::Slot,
+    value::Value,
+};
 
 /// Why an acceptor does not install a configuration. Nothing is changed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -26,6 +30,36 @@ pub enum InstallRefusal {
         found: ClusterId,
         /// The cluster of the configuration.
         asked: ClusterId,
+    },
+    /// The acceptor holds another configuration of the same era. Two configurations of one era may each choose values.
+    #[error(
+        "this acceptor holds another configuration of era {era}: a process broke the protocol, or a message was forged. Keep \
+         every data directory unchanged. Stored: {stored}; received: {asked}"
+    )]
+    Conflict {
+        /// The era of both.
+        era: Era,
+        /// The stored configuration.
+        stored: String,
+        /// The other configuration.
+        asked: String,
+    },
+    /// The configuration lists this acceptor, and this acceptor is blank.
+    #[error(
+        "the configuration of era {0} lists this acceptor, and this acceptor is blank: it has lost its disk. Empty its directory, \
+         start it again, and replace the member"
+    )]
+    Listed(Era),
+    /// The cluster began with a backup, and the acceptor has no snapshot of the cluster.
+    #[error(
+        "the log of cluster {cluster} begins with a backup, and this acceptor holds no snapshot of this cluster to slot {base} or \
+         above: bring this acceptor a snapshot first"
+    )]
+    NoBackup {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The first slot of the cluster.
+        base: Slot,
     },
     /// The acceptor belongs to no cluster.
     #[error(
@@ -41,13 +75,17 @@ pub enum InstallRefusal {
 }
 
 impl Acceptor {
-    /// Installs a configuration in force. A configuration of an earlier era, or of the present era, changes nothing.
+    /// Installs a configuration in force. A configuration of an earlier era, or the present configuration, changes nothing.
     ///
-    /// With `join`, a blank acceptor takes the configuration as well: this acceptor will join the cluster. Without, a blank
-    /// acceptor refuses, because it may have lost its disk.
+    /// With `join`, a blank acceptor takes the configuration as well, unless the configuration lists this acceptor: this
+    /// acceptor will join the cluster. Without, a blank acceptor refuses, because it may have lost its disk.
+    ///
+    /// The log of a restored cluster begins above slot 0. So a blank acceptor joins a restored cluster only with a snapshot of
+    /// this cluster, held as a seed. The same commit makes the snapshot the bottom, and the log begins there.
     ///
     /// # Errors
-    /// When the acceptor belongs to another cluster, is blank without `join`, or is about to form a cluster.
+    /// When the acceptor belongs to another cluster, is blank without `join`, is about to form a cluster, lacks the snapshot of
+    /// a restored cluster, or holds another configuration of the same era.
     pub fn install(
         &self,
         group: &mut Group,
@@ -55,18 +93,30 @@ impl Acceptor {
         join: bool,
     ) -> Result<(), InstallRefusal> {
         let asked = configuration.cluster_id();
-        let stored = match group.membership.as_ref().unwrap_or(&self.membership) {
-            Membership::Blank if join => None,
+        match group.membership.as_ref().unwrap_or(&self.membership) {
+            Membership::Blank if join => self.check_join(configuration, None)?,
+            Membership::Seeded(seed) if join && seed.cluster == asked => {
+                let seed = *seed;
+                self.check_join(configuration, Some(seed))?;
+                group.begin_at(seed.base);
+            }
             Membership::Blank => return Err(InstallRefusal::Blank),
             Membership::Seeded(_) | Membership::Forming(_) => return Err(InstallRefusal::NotFormed),
             Membership::Formed(stored) if stored.cluster_id() != asked => {
                 let found = stored.cluster_id();
                 return Err(InstallRefusal::OtherCluster { found, asked });
             }
-            Membership::Formed(stored) => Some(stored.era()),
-        };
-        if stored.is_some_and(|stored| stored >= configuration.era()) {
-            return Ok(());
+            Membership::Formed(stored) if stored.era() == configuration.era() => {
+                let is_same = stored.same_cluster(configuration);
+                let conflict = || InstallRefusal::Conflict {
+                    era: stored.era(),
+                    stored: describe(stored),
+                    asked: describe(configuration),
+                };
+                return if is_same { Ok(()) } else { Err(conflict()) };
+            }
+            Membership::Formed(stored) if stored.era() > configuration.era() => return Ok(()),
+            Membership::Formed(_) => {}
         }
         group.membership = Some(Membership::Formed(configuration.clone()));
         group.promised = group.promised.max(Ballot::before(configuration.era()));
@@ -75,6 +125,21 @@ impl Acceptor {
         group.knows_changes();
         group.needs_commit = true;
         Ok(())
+    }
+
+    /// Checks that a blank acceptor, or an acceptor with a seed of the same cluster, may join.
+    fn check_join(&self, configuration: &Configuration, seed: Option<Seed>) -> Result<(), InstallRefusal> {
+        if configuration.members().contains_key(&self.uuid) {
+            return Err(InstallRefusal::Listed(configuration.era()));
+        }
+        let base = configuration.origin().map(|origin| origin.base());
+        match base.filter(|base| seed.is_none_or(|seed| seed.base < *base)) {
+            Some(base) => Err(InstallRefusal::NoBackup {
+                cluster: configuration.cluster_id(),
+                base,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The era of this acceptor's configuration. The promise is of the same era.

@@ -181,25 +181,27 @@ impl Acceptor {
 }
 
 fn conflict(stored: &Configuration, asked: &Configuration) -> FormRefusal {
-    let list = |configuration: &Configuration| {
-        let members: Vec<_> = configuration
-            .members()
-            .iter()
-            .map(|(uuid, member)| format!("{uuid} at {}", member.address))
-            .collect();
-        let quorums = configuration.quorums();
-        let origin = configuration.origin().map_or_else(String::new, |origin| {
-            format!(", restored from a backup to slot {}", origin.base())
-        });
-        format!(
-            "[{}] with quorums {} and {}{origin}",
-            members.join(", "),
-            quorums.phase1(),
-            quorums.phase2()
-        )
-    };
     FormRefusal::Conflict {
-        stored: list(stored),
-        asked: list(asked),
+        stored: describe(stored),
+        asked: describe(asked),
     }
+}
+
+/// The members, quorums and origin of a configuration, for people.
+pub(super) fn describe(configuration: &Configuration) -> String {
+    let members: Vec<_> = configuration
+        .members()
+        .iter()
+        .map(|(uuid, member)| format!("{uuid} at {}", member.address))
+        .collect();
+    let quorums = configuration.quorums();
+    let origin = configuration.origin().map_or_else(String::new, |origin| {
+        format!(", restored from a backup to slot {}", origin.base())
+    });
+    format!(
+        "[{}] with quorums {} and {}{origin}",
+        members.join(", "),
+        quorums.phase1(),
+        quorums.phase2()
+    )
 }

@@ -1,7 +1,7 @@
 //! The configuration of a later era: installation, and what it ends.
 
 use super::*;
-use crate::paxos::era::Era;
+use crate::paxos::{era::Era, origin::Origin};
 
 fn era(number: u64) -> Era {
     Era::new(number).unwrap()
@@ -122,6 +122,79 @@ fn blank_acceptor_takes_a_configuration_only_to_join() {
     let mut group = forming.core.group();
     let refused = forming.core.install(&mut group, &second, true);
     assert_eq!(refused, Err(InstallRefusal::NotFormed));
+}
+
+#[test]
+fn blank_acceptor_that_the_configuration_lists_has_lost_its_disk_and_does_not_join() {
+    let mut blank = Fixture::with(Recovered {
+        membership: Membership::Blank,
+        ..recovered()
+    });
+    for configuration in [first(), next(&configuration(&[2, 3, 4]), &[1, 2, 3])] {
+        let refused = blank.install(&configuration, true);
+        assert_eq!(refused, Err(InstallRefusal::Listed(configuration.era())));
+        assert_eq!(blank.core.membership(), &Membership::Blank);
+    }
+}
+
+#[test]
+fn acceptor_joins_a_restored_cluster_only_with_a_snapshot_of_this_cluster() {
+    let origin = Origin::after([7; 32], slot(5), None).unwrap();
+    let base = origin.base();
+    let restored = configuration(&[2, 3, 4]).restored_from(origin);
+    let second = next(&restored, &[2, 3]);
+    let cluster = restored.cluster_id();
+    let no_backup = Err(InstallRefusal::NoBackup { cluster, base });
+    let holding = |seed| {
+        Fixture::with(Recovered {
+            membership: match seed {
+                None => Membership::Blank,
+                Some((cluster, base)) => Membership::Seeded(Seed { cluster, base }),
+            },
+            ..recovered()
+        })
+    };
+    for configuration in [&restored, &second] {
+        assert_eq!(holding(None).install(configuration, true), no_backup);
+        let below = holding(Some((cluster, slot(base.get() - 1)))).install(configuration, true);
+        assert_eq!(below, no_backup);
+        let foreign = holding(Some((first().cluster_id(), base))).install(configuration, true);
+        assert_eq!(foreign, Err(InstallRefusal::NotFormed));
+        let without_join = holding(Some((cluster, base))).install(configuration, false);
+        assert_eq!(without_join, Err(InstallRefusal::NotFormed));
+        // The snapshot of a member may end above the base.
+        let to = base.plus(9);
+        let mut joiner = holding(Some((cluster, to)));
+        assert_eq!(joiner.install(configuration, true), Ok(()));
+        assert_eq!(
+            joiner.core.membership(),
+            &Membership::Formed(configuration.clone())
+        );
+        let marks = (
+            joiner.core.trimmed_to(),
+            joiner.core.known_to(),
+            joiner.core.voted_to(),
+        );
+        assert_eq!(marks, (to, to, to), "the log begins at the end of the snapshot");
+    }
+}
+
+#[test]
+fn second_configuration_of_one_era_is_refused_loudly() {
+    let mut acceptor = Fixture::blank();
+    let second = next(&first(), &[1, 2, 4]);
+    acceptor.install(&second, false).unwrap();
+    for other in [next(&first(), &[1, 2, 5]), next(&first(), &[1, 2, 3])] {
+        for join in [false, true] {
+            let refused = acceptor.install(&other, join).unwrap_err();
+            assert!(
+                matches!(&refused, InstallRefusal::Conflict { era: at, .. } if *at == era(1)),
+                "{refused}"
+            );
+            assert!(refused.to_string().contains("era 1"), "{refused}");
+            assert_eq!(acceptor.core.membership(), &Membership::Formed(second.clone()));
+        }
+    }
 }
 
 #[test]
