@@ -161,10 +161,10 @@ impl Learner {
         self.next.plus(learned as u64)
     }
 
-    /// Works in the era of `electorate` from now on, if this era is later than the present one. Votes and rows held are
+    /// Works in the era of `electorate` from now on, if this is a later era of the same cluster. Votes and rows held are
     /// dropped: the caller opens all streams again, at [`Self::next`]. Returns whether the era is later.
     pub fn adopt(&mut self, electorate: &Electorate) -> bool {
-        let is_later = electorate.era() > self.electorate.era();
+        let is_later = electorate.is_later_than(&self.electorate);
         if is_later {
             self.electorate = electorate.clone();
             self.slots.clear();
@@ -234,7 +234,7 @@ impl Learner {
         admission
     }
 
-    /// Hands out learned values in slot order, from [`Self::next`] on, at most `count` slots. A change to a later era is the
+    /// Hands out learned values in slot order, from [`Self::next`] on, at most `count` slots. A change to the next era is the
     /// last value handed out: the learner has adopted the era then, and the caller opens all streams again.
     pub fn take_learned(&mut self, count: usize) -> Vec<(Slot, Value)> {
         let mut learned = Vec::new();
@@ -250,7 +250,7 @@ impl Learner {
             };
             first.remove();
             self.bytes -= value.as_bytes().len();
-            let change = value.change().cloned();
+            let change = value.ends(&self.electorate).cloned();
             learned.push((self.next, value));
             self.next = self.next.next();
             if change.is_some_and(|change| self.adopt(&change.electorate())) {

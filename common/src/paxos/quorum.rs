@@ -268,6 +268,7 @@ impl Configuration {
     /// The era, the members with a vote, and the quorums.
     pub fn electorate(&self) -> Electorate {
         Electorate {
+            cluster: self.cluster_id(),
             era: self.era(),
             members: self.members.keys().copied().collect(),
             quorums: self.quorums,
@@ -278,6 +279,7 @@ impl Configuration {
 /// The members with a vote in one era, and the quorums. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Electorate {
+    cluster: ClusterId,
     era: Era,
     /// Sorted.
     members: Arc<[AcceptorUuid]>,
@@ -285,6 +287,16 @@ pub struct Electorate {
 }
 
 impl Electorate {
+    /// The cluster.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Whether this is a later era of the cluster of `present`.
+    pub fn is_later_than(&self, present: &Self) -> bool {
+        self.cluster == present.cluster && self.era > present.era
+    }
+
     /// The era. Only votes at ballots of this era count here.
     pub fn era(&self) -> Era {
         self.era

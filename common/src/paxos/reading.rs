@@ -195,9 +195,10 @@ impl Reading {
     }
 
     /// Works with the members of a later era from now on. Waiting reads stay, and lose the bounds that they hold; the present
-    /// round ends, and a fresh round of all new members begins. An earlier era, or the present one, changes nothing.
+    /// round ends, and a fresh round of all new members begins. An earlier era, the present one, or another cluster changes
+    /// nothing.
     pub fn adopt(&mut self, electorate: &Electorate) {
-        if self.has_ended || electorate.era() <= self.electorate.era() {
+        if self.has_ended || !electorate.is_later_than(&self.electorate) {
             return;
         }
         self.electorate = electorate.clone();

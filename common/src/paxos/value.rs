@@ -8,7 +8,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::quorum::Configuration;
+use super::quorum::{Configuration, Electorate};
 
 /// Limit of commands in a value (inclusive): an offset has 16 bits.
 pub const COMMANDS_MAX: usize = 1 << 16;
@@ -109,7 +109,17 @@ impl Value {
         Self { is_new: true, ..self }
     }
 
-    /// The configuration of the next era, if this value is a change of members.
+    /// The change of members that ends the era of `present`, if this value is one: the configuration of the next era of the
+    /// same cluster. Every other configuration in a value is an ordinary value. Proposers and learners decide by this rule
+    /// alone, because all must stop at the same slot.
+    pub fn ends(&self, present: &Electorate) -> Option<&Arc<Configuration>> {
+        let is_next = |change: &&Arc<Configuration>| {
+            change.era() == present.era().next() && change.cluster_id() == present.cluster()
+        };
+        self.change.as_ref().filter(is_next)
+    }
+
+    /// The configuration in this value, if this value is a change of members.
     pub fn change(&self) -> Option<&Arc<Configuration>> {
         self.change.as_ref()
     }

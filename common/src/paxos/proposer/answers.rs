@@ -72,7 +72,6 @@ impl Proposer {
         self.arm(Timer::Heartbeat, Duration::ZERO, Duration::ZERO);
         self.arm(Timer::Check, timeout, timeout);
         self.shut_old_streams();
-        self.leads_the_era();
     }
 
     /// Raises an acceptor to our ballot, in steps that the acceptor grants. A round too far above the acceptor's

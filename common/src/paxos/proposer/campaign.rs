@@ -160,7 +160,7 @@ impl Campaign {
                 .map(|(&slot, _)| (slot, value(slot)))
                 .collect(),
         };
-        self.end_at_change(&mut takeover);
+        self.end_at_change(electorate, &mut takeover);
         Some(takeover)
     }
 

@@ -107,16 +107,17 @@ impl Proposer {
         self.forget_leavers();
         self.put_in_force();
         self.advance_change();
+        self.finish_change();
         let reachable = self.reachable();
         let members = self.open.iter().filter(|open| self.electorate.includes(**open));
         let members = members.copied().collect();
         let mut is_progress = false;
         match &mut self.phase {
             Phase::Leading(lead) => {
-                lead.fill_window(&mut self.queue, &self.settings.limits);
+                lead.fill_window(&self.electorate, &mut self.queue, &self.settings.limits);
                 while lead.count_trimmed(&self.electorate, &mut self.effects) {
                     is_progress = true;
-                    lead.fill_window(&mut self.queue, &self.settings.limits);
+                    lead.fill_window(&self.electorate, &mut self.queue, &self.settings.limits);
                 }
                 lead.send(
                     &self.electorate,

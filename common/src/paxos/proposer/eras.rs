@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Challenge, Effect, ElectionStage, End, Notice, Phase, Presence, Proposer, Timer, Why,
-    streams::AcceptStreams,
+    halt::two_of_one_era, streams::AcceptStreams,
 };
 use crate::paxos::{ballot::Ballot, identity::AcceptorUuid, quorum::Configuration};
 
@@ -70,7 +70,13 @@ impl Proposer {
     /// An acceptor holds the configuration of a later era, so this configuration is in force.
     pub(super) fn heard_configuration(&mut self, configuration: &Arc<Configuration>) {
         let is_ours = configuration.cluster_id() == self.configuration.cluster_id();
-        if is_ours && configuration.era() > self.configuration.era() {
+        if is_ours
+            && configuration.era() == self.configuration.era()
+            && !configuration.same_cluster(&self.configuration)
+        {
+            self.effects
+                .push(Effect::Halt(two_of_one_era(configuration.era())));
+        } else if is_ours && configuration.era() > self.configuration.era() {
             if let Some(ballot) = self.ballot() {
                 self.notice_era(ballot, configuration);
                 self.shut_streams(ballot);
@@ -166,11 +172,15 @@ impl Proposer {
         }
     }
 
-    /// The link to an acceptor is given up.
+    /// The link to an acceptor is given up. What it reported counts for no later change.
     pub(super) fn unfollow(&mut self, acceptor: AcceptorUuid) {
         self.known.remove(&acceptor);
+        self.counted.remove(&acceptor);
         self.closed(acceptor);
         self.streams.forget(acceptor);
+        if let Phase::Leading(lead) = &mut self.phase {
+            lead.closed(acceptor);
+        }
     }
 
     /// Opens the link to an acceptor again, to ask for its configuration, or to install ours.

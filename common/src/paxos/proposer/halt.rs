@@ -1,6 +1,6 @@
-//! Why a proposer halts: damage beyond repair.
+//! Why a proposer halts.
 
-use crate::paxos::{quorum::Electorate, slot::Slot};
+use crate::paxos::{era::Era, quorum::Electorate, slot::Slot};
 
 /// Most slots named in the reason of a halt.
 const SLOTS_NAMED_MAX: usize = 8;
@@ -22,5 +22,14 @@ pub(super) fn beyond_repair(slots: &[Slot], electorate: &Electorate) -> String {
          slots",
         named.join(", "),
         acceptors.join(", ")
+    )
+}
+
+/// Why a proposer halts: two configurations of one era are in force, so two sets of members may each choose values.
+pub(super) fn two_of_one_era(era: Era) -> String {
+    format!(
+        "an acceptor holds another configuration of era {era} than this proposer: a process broke the protocol, or a message \
+         was forged. Stop all proposers, keep every data directory unchanged, and compare the configurations that the \
+         acceptors report (paxos status)"
     )
 }

@@ -62,7 +62,8 @@ pub struct Lead {
     from: Slot,
     /// The change that ends the era, once proposed. Nothing is proposed above.
     ending: Option<Ending>,
-    /// A change to propose next, once nothing is left to take over or to fill.
+    /// A change to propose next, once nothing is left to take over or to fill. A value demanded further on may be chosen, so
+    /// the change waits until the log has reached it.
     next_change: Option<Value>,
     /// No new batches are proposed: the acceptors are to reach the leader's watermark.
     paused: bool,
@@ -169,31 +170,33 @@ impl Lead {
 
     /// Proposes waiting values, within the limits: first values demanded by the promises, then requested no-ops, then
     /// batches of new commands.
-    pub(super) fn fill_window(&mut self, queue: &mut CommandQueue, limits: &Limits) {
+    pub(super) fn fill_window(&mut self, electorate: &Electorate, queue: &mut CommandQueue, limits: &Limits) {
         while self.ending.is_none() {
             let in_flight = self.proposed_to().since(self.chosen_to);
             if in_flight >= limits.slots_in_flight_max || self.bytes_in_flight >= limits.bytes_in_flight_max {
                 return;
             }
             if let Some(value) = self.takeover.pop_front() {
-                self.propose(value, Vec::new());
+                self.propose(electorate, value, Vec::new());
             } else if let Some(value) = self.far.remove(&self.proposed_to()) {
-                self.propose(value, Vec::new());
+                self.propose(electorate, value, Vec::new());
             } else if self.proposed_to() < self.fill_to {
-                self.propose(Value::noop(), Vec::new());
-            } else if let Some(change) = self.next_change.take() {
-                self.propose(change, Vec::new());
+                self.propose(electorate, Value::noop(), Vec::new());
+            } else if self.far.is_empty()
+                && let Some(change) = self.next_change.take()
+            {
+                self.propose(electorate, change, Vec::new());
             } else if !queue.is_empty() && !self.paused && in_flight < limits.batches_in_flight_max {
                 let (value, requests) = queue.take_batch(limits);
-                self.propose(value, requests);
+                self.propose(electorate, value, requests);
             } else {
                 return;
             }
         }
     }
 
-    fn propose(&mut self, value: Value, requests: Vec<RequestId>) {
-        self.look_for_change(&value);
+    fn propose(&mut self, electorate: &Electorate, value: Value, requests: Vec<RequestId>) {
+        self.look_for_change(electorate, &value);
         let bytes = value.as_bytes().len();
         self.bytes += bytes;
         self.bytes_in_flight += bytes;

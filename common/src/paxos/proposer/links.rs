@@ -29,13 +29,19 @@ impl Proposer {
         }
     }
 
-    /// Stops counting an acceptor. If the acceptor may have been counted, this campaign or reign has no basis and ends.
+    /// Stops counting an acceptor. If the acceptor may have been counted, this campaign or reign has no basis and ends. The
+    /// watermark of an acceptor outside, reported from the lost disk, counts for no later change.
     fn distrust(&mut self, acceptor: AcceptorUuid) {
         self.known.remove(&acceptor);
         if self.open.contains(&acceptor) {
             self.closed(acceptor);
         }
-        if self.counted.contains(&acceptor) && !matches!(self.phase, Phase::Standby) {
+        let mut has_counted = self.counted.contains(&acceptor);
+        if let Phase::Leading(lead) = &mut self.phase {
+            has_counted |= lead.has_vote_for_change(acceptor);
+            lead.closed(acceptor);
+        }
+        if has_counted && !matches!(self.phase, Phase::Standby) {
             self.step_down(End::Distrusted(acceptor));
         }
     }

@@ -7,7 +7,7 @@
 //! | pause | joiners are near: no new batches until a phase-2 quorum of the new members is at the tip, or L | resumed; 25 tries |
 //! | decide | the change is proposed; it takes force by the three conditions of `lead/change` | a challenge is the way out |
 //! | switch | install, campaign in the next era | any proposer goes on |
-//! | done | a leader leads the next era | |
+//! | done | a leader of the next era has chosen a value | |
 //!
 //! Until the change is proposed, nothing has changed. From then on the old members order nothing more, so the change is proposed
 //! only when the third condition holds already: a phase-2 quorum of the new members has every slot, by rows or by a snapshot
@@ -59,7 +59,7 @@ pub enum ChangeStage {
     },
     /// The change is in force, and a leader of this era is about to lead.
     Switching(Era),
-    /// A leader leads in the era of this configuration. The last news.
+    /// A leader of the era of this configuration has chosen the change again, so the era orders values. The last news.
     Done(Arc<Configuration>),
     /// Nothing has changed. The last news.
     Refused(ChangeRefusal),
@@ -102,6 +102,11 @@ pub enum ChangeRefusal {
         /// New members that answer the leader, joiners included.
         answering: usize,
     },
+    /// A value further on may be chosen, and belongs to the present era.
+    #[error(
+        "slot {0} holds a vote far above the log, and the value may be chosen: the log must reach this slot before the members          change. Ask again then"
+    )]
+    VotedAhead(Slot),
     /// A joiner gives no answer.
     #[error(
         "acceptor {0} does not answer the leader: give the address that the cluster's own network knows, and ask again"
@@ -128,6 +133,8 @@ pub(super) struct MemberChange {
     electorate: Electorate,
     joiners: BTreeSet<AcceptorUuid>,
     step: ChangeStep,
+    /// The slot of the change, once this proposer has proposed the change.
+    slot: Option<Slot>,
     /// Pauses so far.
     pauses: u32,
     /// Since when the copy runs, or the last pause has ended.
@@ -182,7 +189,8 @@ impl MemberChange {
 impl Proposer {
     /// Whether a change may be proposed: this proposer leads, and the era has no change yet.
     pub fn may_change(&self) -> bool {
-        matches!(&self.phase, Phase::Leading(lead) if !lead.ends_era()) && self.change.is_none()
+        let may = |lead: &Lead| !lead.ends_era() && lead.demanded_ahead().is_none();
+        matches!(&self.phase, Phase::Leading(lead) if may(lead)) && self.change.is_none()
     }
 
     /// Proposes a change without the steps before. For the model: safety rests on the three conditions alone, and neither on
@@ -237,6 +245,9 @@ impl Proposer {
         {
             return Err(ChangeRefusal::UnderWay);
         }
+        if let Some(slot) = lead.demanded_ahead() {
+            return Err(ChangeRefusal::VotedAhead(slot));
+        }
         let electorate = configuration.electorate();
         let is_joiner = |member: &AcceptorUuid| !self.electorate.includes(*member);
         let answers = |member: &&AcceptorUuid| is_joiner(member) || self.is_present(**member);
@@ -256,6 +267,7 @@ impl Proposer {
             configuration,
             electorate,
             step: ChangeStep::Copying,
+            slot: None,
             pauses: 0,
             since: self.awake(),
             uploads: BTreeSet::new(),
@@ -335,12 +347,18 @@ impl Proposer {
         let Phase::Leading(lead) = &mut self.phase else {
             return;
         };
-        let Some(configuration) = lead.take_new_change() else {
+        let Some((slot, configuration)) = lead.take_new_change() else {
             return;
         };
+        if let Some(change) = &mut self.change {
+            change.slot = Some(slot);
+        }
         for &acceptor in configuration.members().keys() {
-            if self.open.contains(&acceptor) {
+            // Also without an open link: streams do not end with the link, and answers of a known acceptor count.
+            if self.known.contains(&acceptor) {
                 self.counted.insert(acceptor);
+            }
+            if self.open.contains(&acceptor) {
                 self.open_stream(acceptor);
             }
         }
@@ -371,22 +389,28 @@ impl Proposer {
     /// A later configuration was adopted.
     pub(super) fn change_adopted(&mut self) {
         let Some(change) = &mut self.change else { return };
-        if change.configuration.same_cluster(&self.configuration) {
+        let is_made = change.configuration.same_cluster(&self.configuration);
+        if is_made && change.slot.is_some() {
             change.step = ChangeStep::Switching;
             self.say(ChangeStage::Switching(self.configuration.era()));
-        } else if change.step == ChangeStep::Switching
-            || self.configuration.era() > change.configuration.era()
-        {
+        } else if change.step == ChangeStep::Switching {
+            // Only an era that orders values is ended by a change.
+            let done = ChangeStage::Done(Arc::clone(&change.configuration));
+            self.end_change(done);
+        } else if is_made || self.configuration.era() > change.configuration.era() {
             self.end_change(ChangeStage::Unknown);
         } else {
             self.end_change(ChangeStage::Refused(ChangeRefusal::Another));
         }
     }
 
-    /// A leader leads in the present era: this proposer, or one that acceptors hear.
-    pub(super) fn leads_the_era(&mut self) {
-        let is_switching = |change: &MemberChange| change.step == ChangeStep::Switching;
-        if self.change.as_ref().is_some_and(is_switching) {
+    /// Ends a change whose era orders values: a watermark has passed the slot of the change, and no watermark of the era before
+    /// does so. A proposer that merely campaigns in the era proves nothing.
+    pub(super) fn finish_change(&mut self) {
+        let is_done = |change: &MemberChange| {
+            change.step == ChangeStep::Switching && change.slot.is_some_and(|slot| self.chosen_to() > slot)
+        };
+        if self.change.as_ref().is_some_and(is_done) {
             self.end_change(ChangeStage::Done(Arc::clone(&self.configuration)));
         }
     }

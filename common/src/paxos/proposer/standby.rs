@@ -129,11 +129,7 @@ impl Proposer {
             _ = lead.heard_voted(report.answer.voted_to);
             lead.heard_trimmed(acceptor, report.answer.trimmed_to);
         }
-        let is_led = report.answer.heard.ballot.round() > 0 && !report.answer.heard.resigned;
         self.reports.insert(acceptor, report);
-        if is_led {
-            self.leads_the_era();
-        }
         self.consider();
     }
 

@@ -58,6 +58,29 @@ fn votes_count_in_the_learners_own_era_alone() {
 }
 
 #[test]
+fn configuration_that_is_no_change_to_the_next_era_of_the_cluster_is_an_ordinary_value() {
+    let [first, second] = eras();
+    let skipping = second.changed_to(second.members().clone(), 2, 2).unwrap();
+    let member = |number| (uuid(number), Arc::from("http://a"));
+    let other_cluster = Configuration::new((6..=8).map(member), 2, 2).unwrap();
+    let foreign = other_cluster.changed_to(first.members().clone(), 1, 3).unwrap();
+    for configuration in [skipping, foreign.clone()] {
+        let mut learner = Learner::new(first.electorate(), Slot::ZERO);
+        let row_of = |at, value: &Value| Row {
+            slot: slot(at),
+            accepted: Some((ballot(1), value.clone())),
+        };
+        let configuration = value("change").with_change(configuration);
+        rows(&mut learner, &[row_of(0, &configuration), row(1, 1, "a")], 2);
+        assert_eq!(learner.take_learned(9).len(), 2);
+        assert_eq!(learner.electorate(), &first.electorate());
+    }
+    let mut learner = Learner::new(first.electorate(), Slot::ZERO);
+    assert!(!learner.adopt(&foreign.electorate()), "another cluster");
+    assert_eq!(learner.electorate(), &first.electorate());
+}
+
+#[test]
 fn change_that_is_handed_out_is_adopted_and_ends_the_batch() {
     let [first, second] = eras();
     let mut learner = Learner::new(first.electorate(), Slot::ZERO);

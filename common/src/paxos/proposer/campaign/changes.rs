@@ -10,16 +10,15 @@
 //! rows left out. So a chosen row above is among the reports, at the ballot that chose it or higher.
 
 use super::{Campaign, Takeover};
-use crate::paxos::{era::Era, slot::Slot, value::Value};
+use crate::paxos::{quorum::Electorate, slot::Slot, value::Value};
 
 impl Campaign {
-    /// Ends a takeover at the first change that may be chosen, and makes void changes no-ops. A configuration of the present
-    /// era, or of an earlier era, is an ordinary value.
-    pub(super) fn end_at_change(&self, takeover: &mut Takeover) {
-        let next = self.ballot.era().next();
+    /// Ends a takeover at the first change that may be chosen, and makes void changes no-ops. Which values are changes,
+    /// [`Value::ends`] says.
+    pub(super) fn end_at_change(&self, electorate: &Electorate, takeover: &mut Takeover) {
         for (place, value) in takeover.values.iter_mut().enumerate() {
             let slot = takeover.from.plus(place as u64);
-            if self.ends_era(next, slot, value) {
+            if self.ends_era(electorate, slot, value) {
                 takeover.values.truncate(place + 1);
                 takeover.far.clear();
                 return;
@@ -27,7 +26,7 @@ impl Campaign {
         }
         let mut end = None;
         for (&slot, value) in &mut takeover.far {
-            if end.is_none() && self.ends_era(next, slot, value) {
+            if end.is_none() && self.ends_era(electorate, slot, value) {
                 end = Some(slot.next());
             }
         }
@@ -37,8 +36,8 @@ impl Campaign {
     }
 
     /// Whether the value of a slot is a change to the next era that may be chosen. A void change becomes a no-op.
-    fn ends_era(&self, next: Era, slot: Slot, value: &mut Value) -> bool {
-        if value.change().is_none_or(|change| change.era() != next) {
+    fn ends_era(&self, electorate: &Electorate, slot: Slot, value: &mut Value) -> bool {
+        if value.ends(electorate).is_none() {
             return false;
         }
         let ballot = self.votes.get(&slot).and_then(|votes| votes.highest_ballot());

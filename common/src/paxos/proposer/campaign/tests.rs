@@ -275,7 +275,7 @@ fn leader_proposes_the_value_of_a_far_vote_before_new_commands() {
     for (number, text) in [(1, "b"), (2, "d")] {
         let command = EncodedCommand::from_batch_of_one(Bytes::from_static(text.as_bytes()));
         queue.push(Pending::new(RequestId(number), command));
-        lead.fill_window(&mut queue, &limits);
+        lead.fill_window(&electorate, &mut queue, &limits);
     }
     let mut effects = Vec::new();
     lead.send(&electorate, &BTreeSet::from([uuid(1)]), &limits, &mut effects);

@@ -75,20 +75,24 @@ impl Lead {
         self.next_change = Some(change);
     }
 
+    /// The last slot of a value that the promises demand further on, beyond slots that are not filled for it. No change is
+    /// proposed below.
+    pub(in crate::paxos::proposer) fn demanded_ahead(&self) -> Option<Slot> {
+        self.far.keys().next_back().copied()
+    }
+
     /// Proposes no new batches, or proposes them again.
     pub(in crate::paxos::proposer) fn pause(&mut self, paused: bool) {
         self.paused = paused;
     }
 
-    /// Notes that the next proposed value ends the era. Everything demanded above is dropped: it was not chosen.
-    pub(super) fn look_for_change(&mut self, value: &Value) {
+    /// Notes that the next proposed value ends the era. Everything demanded above was not chosen, and is dropped: only a change
+    /// found by the campaign stands below demanded values.
+    pub(super) fn look_for_change(&mut self, electorate: &Electorate, value: &Value) {
         let slot = self.proposed_to();
-        let Some(configuration) = value.change() else {
+        let Some(configuration) = value.ends(electorate) else {
             return;
         };
-        if configuration.era() != self.ballot.era().next() {
-            return;
-        }
         for &uuid in configuration.members().keys() {
             self.follow(uuid);
         }
@@ -105,10 +109,10 @@ impl Lead {
     }
 
     /// The proposed change, once.
-    pub(in crate::paxos::proposer) fn take_new_change(&mut self) -> Option<Arc<Configuration>> {
+    pub(in crate::paxos::proposer) fn take_new_change(&mut self) -> Option<(Slot, Arc<Configuration>)> {
         let ending = self.ending.as_mut().filter(|ending| !ending.is_followed)?;
         ending.is_followed = true;
-        Some(Arc::clone(&ending.configuration))
+        Some((ending.slot, Arc::clone(&ending.configuration)))
     }
 
     /// Sends an acceptor everything from now on: a joiner.
@@ -125,6 +129,12 @@ impl Lead {
             accepted: ending.accepted.count(),
             needed: ending.electorate.quorums().phase2(),
         })
+    }
+
+    /// Whether the vote of an acceptor for the change was counted among the new members.
+    pub(in crate::paxos::proposer) fn has_vote_for_change(&self, acceptor: AcceptorUuid) -> bool {
+        let ending = self.ending.as_ref();
+        ending.is_some_and(|ending| ending.accepted.contains(&ending.electorate, acceptor))
     }
 
     /// The configuration that this leader puts in force, once the three conditions hold.

@@ -3,6 +3,9 @@
 use super::{lead::chosen, *};
 use crate::paxos::{era::Era, message::Row};
 
+mod ends;
+mod lost_disks;
+
 /// The configuration of the next era, of these acceptors.
 fn next(bench: &Bench, uuids: &[u128], phase1: usize, phase2: usize) -> Arc<Configuration> {
     let member = |&number: &u128| (uuid(number), Arc::<str>::from("http://b").into());
@@ -56,6 +59,16 @@ impl Bench {
         self.core.propose_change(change_to(configuration));
         self.core.flush();
         self.effects = self.core.take_effects();
+    }
+
+    fn halts(&self) -> Vec<&str> {
+        let halts = self.effects.iter().filter_map(|effect| {
+            let Effect::Halt(reason) = effect else {
+                return None;
+            };
+            Some(&reason[..])
+        });
+        halts.collect()
     }
 
     fn reopens(&self, number: u128) -> bool {
@@ -184,6 +197,12 @@ fn message_of_a_later_era_only_has_the_acceptor_asked_for_its_configuration() {
     let mut word = word(later, 0);
     word.known_to = slot(9);
     word.voted_to = slot(12);
+    bench.say(3, word.clone());
+    assert!(bench.reopens(3));
+    assert_eq!(bench.core.chosen_to(), Slot::ZERO, "its watermark is not used");
+    // After a restart, an acceptor has heard of no proposer, and its promise is of the later era.
+    bench.handle(Event::Opened(uuid(3)));
+    word.heard.ballot = Ballot::ZERO;
     bench.say(3, word);
     assert!(bench.reopens(3));
     assert_eq!(bench.core.chosen_to(), Slot::ZERO, "its watermark is not used");
@@ -220,9 +239,13 @@ fn later_configuration_is_adopted_and_everything_of_the_era_dropped() {
     assert_eq!(bench.answers(), [(1, ProposalOutcome::Unknown)]);
     assert_eq!(bench.core.queued().0, 1, "what is queued waits on");
     assert!(matches!(bench.core.phase(), Phase::Standby));
-    // Another configuration of the same era changes nothing.
+    // A second configuration of one era breaks the protocol.
+    assert!(bench.halts().is_empty());
     bench.handle(Event::LaterConfiguration(later));
     assert_eq!(bench.core.configuration(), &configuration);
+    assert!(bench.halts()[0].contains("era 1"), "{:?}", bench.halts());
+    bench.handle(Event::LaterConfiguration(Arc::clone(&configuration)));
+    assert!(bench.halts().is_empty(), "the same configuration is no news");
     // Nothing that was heard in the era before counts: no acceptor is open.
     assert_eq!(bench.timer(Timer::Election), None);
     for number in [1, 4] {
@@ -368,7 +391,7 @@ fn change_is_proposed_in_a_pause_once_new_members_hold_the_log() {
         });
     }
     assert!(bench.leads());
-    assert_eq!(bench.stages(), [ChangeStage::Done(Arc::clone(&configuration))]);
+    assert_eq!(bench.stages(), [], "the leader has chosen nothing yet");
     assert_eq!(
         bench.sent_to(1),
         [
@@ -378,6 +401,7 @@ fn change_is_proposed_in_a_pause_once_new_members_hold_the_log() {
         "the change is an ordinary value now, and the queue goes on"
     );
     bench.vote(1, 1);
+    assert_eq!(bench.stages(), [ChangeStage::Done(Arc::clone(&configuration))]);
     assert_eq!(bench.answers(), []);
     bench.vote(1, 2);
     assert_eq!(bench.answers(), [(2, chosen(2, 0))]);

@@ -51,6 +51,22 @@ fn change_below_a_row_of_a_higher_ballot_is_void_and_becomes_a_noop() {
 }
 
 #[test]
+fn change_of_another_cluster_is_an_ordinary_value() {
+    let members = (7..=9).map(|number| (uuid(number), Arc::from("http://a:1")));
+    let other = Configuration::new(members, 2, 2).unwrap();
+    let next = other.changed_to(other.members().clone(), 2, 2).unwrap();
+    let foreign = value("foreign").with_change(next);
+    let rows = vec![
+        Row {
+            slot: slot(0),
+            accepted: Some((ballot(3), foreign.clone())),
+        },
+        row(1, 3, "b"),
+    ];
+    assert_eq!(values(rows, vec![]), [foreign, value("b")]);
+}
+
+#[test]
 fn configuration_of_the_present_era_is_an_ordinary_value() {
     let electorate = {
         let members = (1..=3).map(|number| (uuid(number), Arc::from("http://a:1")));

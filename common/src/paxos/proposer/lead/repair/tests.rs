@@ -52,7 +52,7 @@ impl Reign {
             takeover,
             electorate.members().iter().copied(),
         );
-        lead.fill_window(&mut CommandQueue::new(1, 1), &limits);
+        lead.fill_window(&electorate, &mut CommandQueue::new(1, 1), &limits);
         let mut reign = Self {
             open: electorate.members().iter().copied().collect(),
             electorate,

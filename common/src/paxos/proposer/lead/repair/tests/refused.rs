@@ -44,7 +44,7 @@ fn a_refused_repair_waits_and_goes_on_slot_by_slot() {
 fn a_refused_repair_delays_no_new_value() {
     let (mut reign, messages) = repaired();
     refuse(&mut reign, 1, &messages[0]);
-    reign.lead.propose(Value::noop(), Vec::new());
+    reign.lead.propose(&reign.electorate, Value::noop(), Vec::new());
     assert_eq!(slots(&to(1, &reign.send())), [4]);
 }
 
