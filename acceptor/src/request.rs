@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paxos_common::{
     paxos::{
-        acceptor::FormRefusal,
+        acceptor::{FormRefusal, InstallRefusal},
         ballot::Ballot,
         detector::Settlement,
         identity::Stamp,
@@ -27,7 +27,7 @@ use crate::{
 /// A request to the worker, with the destination of the answer.
 #[derive(Debug)]
 pub(crate) enum QueuedRequest {
-    /// A step of forming; the answer shows the stored state after the step.
+    /// A step of forming or of a change of members; the answer shows the stored state after the step.
     Form {
         step: FormStep,
         answer: oneshot::Sender<Result<FormAnswer, NoSpace>>,
@@ -61,8 +61,19 @@ pub(crate) enum TakenRequest {
     Accept(StreamMessage),
 }
 
-/// Result of a step of forming.
-pub(crate) type FormAnswer = Result<Published, FormRefusal>;
+/// Result of a step of forming, or of a change of members.
+pub(crate) type FormAnswer = Result<Published, StepRefusal>;
+
+/// Why a step changes nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepRefusal {
+    /// A step of forming.
+    #[error(transparent)]
+    Form(#[from] FormRefusal),
+    /// A step of a change of members.
+    #[error(transparent)]
+    Install(#[from] InstallRefusal),
+}
 
 /// Too little space is left on the disk: nothing was done.
 #[derive(Clone, Copy, Debug)]
@@ -75,20 +86,36 @@ pub(crate) enum Rejected {
     Accept,
 }
 
-/// A step of forming.
+/// A step of forming, or of a change of members.
 #[derive(Debug)]
 pub(crate) enum FormStep {
     /// The first.
     Store(Configuration),
     /// The second.
     Complete(Configuration),
+    /// A configuration in force.
+    Install(Configuration),
+    /// The same, for an acceptor that will join.
+    Join(Configuration),
+}
+
+impl FormStep {
+    /// The configuration to store.
+    pub(crate) fn configuration(&self) -> &Configuration {
+        match self {
+            Self::Store(configuration)
+            | Self::Complete(configuration)
+            | Self::Install(configuration)
+            | Self::Join(configuration) => configuration,
+        }
+    }
 }
 
 /// An answer waiting for its commit. After the commit, only the stamp is added.
 pub(crate) enum Release {
     Form(
         oneshot::Sender<Result<FormAnswer, NoSpace>>,
-        Result<Result<(), FormRefusal>, NoSpace>,
+        Result<Result<(), StepRefusal>, NoSpace>,
     ),
     Prepare {
         claimed: Option<Claimed>,

@@ -19,7 +19,7 @@ use paxos_common::{
         shutdown::Shutdown,
     },
     trace::Tracer,
-    wire::{self, TRIMS_VERSION, heard::millis, status},
+    wire::{self, CHANGES_VERSION, TRIMS_VERSION, heard::millis, status},
 };
 use paxos_proto::v1::{self as pb, acceptor_server::Acceptor};
 use tokio::{
@@ -54,7 +54,7 @@ mod seed;
 mod streams;
 
 use accept::OpenStreams;
-use check::{check_address, check_ballot, check_older, check_version, malformed, snapshot_id};
+use check::{check_address, check_ballot, check_least, check_older, check_version, malformed, snapshot_id};
 use give::GIVEN_MAX;
 use jumps::Jumps;
 pub(crate) use parts::{Name, ServiceParts};
@@ -158,8 +158,12 @@ impl<R> Inner<R> {
     /// Admits only members of this acceptor's cluster, and no caller while the acceptor does not vote.
     fn check_caller(&self, caller: Option<&pb::Caller>) -> Result<(), Status> {
         let asked = check_version(caller)?;
-        if caller.is_some_and(|caller| caller.protocol_version < TRIMS_VERSION) {
-            check_older(self.shared.published().trimmed_to)?;
+        let version = caller.map_or(0, |caller| caller.protocol_version);
+        if version < CHANGES_VERSION {
+            check_least(version, self.shared.least_version())?;
+            if version < TRIMS_VERSION {
+                check_older(self.shared.published().trimmed_to)?;
+            }
         }
         match (self.shared.formed(), asked) {
             (Some(ours), Some(asked)) if ours == asked => Ok(()),

@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use paxos_common::paxos::{
-    acceptor::{Acceptor, Membership},
-    identity::{AcceptorUuid, ClusterId, CommitCounter, RunNumber, Stamp},
+    acceptor::{Acceptor, Membership, news_of_runs},
+    identity::{ClusterId, CommitCounter, RunNumber, Stamp},
     message::Leadership,
-    quorum::Configuration,
     slot::Slot,
     witness::{WITNESSED_RUNS_MAX, Witnesses},
 };
@@ -42,6 +41,8 @@ pub(crate) struct Published {
     pub(crate) turned_away_to: Slot,
     /// Trimmed rows may be left in the file.
     pub(crate) is_sweeping: bool,
+    /// The oldest protocol version whose callers are served.
+    pub(crate) least_version: u32,
 }
 
 /// State shown by the worker to the rest of the process.
@@ -92,6 +93,7 @@ impl Shared {
                 trim_cap: core.trim_cap(),
                 turned_away_to: Slot::ZERO,
                 is_sweeping: true,
+                least_version: core.least_version(),
             }),
             formed: core.formed_cluster().map_or_else(OnceLock::new, OnceLock::from),
             leadership: watch::Sender::new(core.leadership()),
@@ -114,6 +116,11 @@ impl Shared {
     /// The cluster in which this acceptor votes.
     pub(crate) fn formed(&self) -> Option<ClusterId> {
         self.formed.get().copied()
+    }
+
+    /// The oldest protocol version whose callers are served.
+    pub(crate) fn least_version(&self) -> u32 {
+        self.lock().least_version
     }
 
     /// Signals changes of the leadership.
@@ -144,26 +151,23 @@ impl Shared {
             .clone()
     }
 
-    /// The part of a leader's witnesses that this acceptor would store: about other members, and not known yet.
+    /// The part of a leader's witnesses that this acceptor would store: see [`news_of_runs`].
     pub(crate) fn unheard(&self, said: &Witnesses) -> Witnesses {
         if said.is_empty() {
             return Witnesses::default();
         }
         let published = self.published();
-        let members = published.membership.configuration().map(Configuration::members);
-        let is_other = |acceptor: &AcceptorUuid| {
-            *acceptor != published.stamp.acceptor
-                && members.is_some_and(|members| members.contains_key(acceptor))
+        let Some(configuration) = published.membership.configuration() else {
+            return Witnesses::default();
         };
         let known = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut news = Witnesses::default();
-        for (acceptor, run, counter) in said.iter() {
-            if is_other(&acceptor) && known.would_keep(acceptor, run, counter, WITNESSED_RUNS_MAX) {
-                news.hear(acceptor, run, counter);
-            }
-        }
-        news.bound(WITNESSED_RUNS_MAX);
-        news
+        let none = Witnesses::default();
+        news_of_runs(
+            published.stamp.acceptor,
+            configuration,
+            [&known, &none],
+            said.iter(),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Published> {
@@ -215,9 +219,12 @@ impl Shared {
             info!("all damaged rows below the watermark are repaired");
         }
         published.damaged_rows = damaged_rows;
-        if self.formed.get().is_none() && *published.membership != *core.membership() {
+        // Once formed, the membership changes with the era alone.
+        let may_change = self.formed.get().is_none() || published.leadership.promised.era() != core.era();
+        if may_change && *published.membership != *core.membership() {
             published.membership = Arc::new(core.membership().clone());
         }
+        published.least_version = core.least_version();
         let leadership = core.leadership();
         let changed = published.leadership != leadership;
         if changed {
@@ -239,5 +246,47 @@ impl Shared {
                 "leadership changed");
             self.leadership.send_replace(leadership);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use paxos_common::paxos::{
+        acceptor::Recovered, ballot::Ballot, identity::AcceptorUuid, quorum::Configuration,
+    };
+
+    fn uuid(number: u128) -> AcceptorUuid {
+        AcceptorUuid::from_u128(number)
+    }
+
+    #[test]
+    fn runs_of_joiners_are_remembered_as_the_runs_of_members() {
+        let members = (1..=3).map(|number| (uuid(number), "http://a:1".into()));
+        let recovered = Recovered {
+            uuid: uuid(1),
+            commit_counter: CommitCounter::new(1),
+            membership: Membership::Formed(Configuration::new(members, 2, 2).unwrap()),
+            promised: Ballot::ZERO,
+            leader_address: "".into(),
+            known_to: Slot::ZERO,
+            trimmed_to: Slot::ZERO,
+            voted_to: Slot::ZERO,
+            least_version: 1,
+            rows: BTreeMap::new(),
+        };
+        let core = Acceptor::recover(recovered, RunNumber::from_random(1));
+        let (damage, _damaged) = mpsc::channel(1);
+        let (changes, _changed) = mpsc::channel(1);
+        let shared = Shared::new(&core, Vec::new(), Witnesses::default(), damage, changes);
+        let heard = |number| (uuid(number), RunNumber::from_random(9), CommitCounter::new(4));
+        // Acceptor 4 is a joiner, and acceptor 1 this very acceptor.
+        let said = Witnesses::from_iter([1, 2, 4].map(heard));
+        let news = shared.unheard(&said);
+        assert_eq!(news, Witnesses::from_iter([2, 4].map(heard)));
+        shared.remember(&news);
+        assert!(shared.unheard(&said).is_empty(), "remembered already");
     }
 }

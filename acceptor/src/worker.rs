@@ -327,11 +327,14 @@ impl<S: Store> Worker<S> {
                 Ok(Release::Form(answer, Err(NoSpace)))
             }
             TakenRequest::Form { step, answer } => {
+                let (core, configuration) = (&self.core, step.configuration());
                 let result = match &step {
-                    FormStep::Store(configuration) => self.core.store_configuration(group, configuration),
-                    FormStep::Complete(configuration) => {
-                        self.core.complete_configuration(group, configuration)
-                    }
+                    FormStep::Store(_) => core.store_configuration(group, configuration).map_err(Into::into),
+                    FormStep::Complete(_) => core
+                        .complete_configuration(group, configuration)
+                        .map_err(Into::into),
+                    FormStep::Install(_) => core.install(group, configuration, false).map_err(Into::into),
+                    FormStep::Join(_) => core.install(group, configuration, true).map_err(Into::into),
                 };
                 Ok(Release::Form(answer, Ok(result)))
             }

@@ -47,6 +47,18 @@ pub(super) fn check_older(trimmed_to: Slot) -> Result<(), Status> {
     )))
 }
 
+/// Checks a caller's protocol version against the oldest served version: once the members have changed, older callers would
+/// take the ballots of later eras, and the slots above a change, for something else.
+pub(super) fn check_least(version: u32, least: u32) -> Result<(), Status> {
+    if version >= least {
+        return Ok(());
+    }
+    Err(status::wrong_cluster(format!(
+        "the members of this cluster have changed, and the caller speaks protocol version {version}: upgrade the caller, a \
+         learner or proposer, to a release with protocol version {least} or later"
+    )))
+}
+
 pub(super) fn check_ballot(ballot: Ballot) -> Result<(), Status> {
     if ballot.round() == 0 {
         return Err(status::invalid_argument("ballot.round is 0: rounds start at 1"));
@@ -225,6 +237,17 @@ mod tests {
             "{}",
             status.encoded_len()
         );
+    }
+
+    #[test]
+    fn older_callers_are_refused_once_the_members_were_to_change() {
+        for version in [1, TRIMS_VERSION] {
+            check_least(version, 1).unwrap();
+            let refused = check_least(version, CHANGES_VERSION).unwrap_err();
+            assert_eq!(refused.code(), Code::FailedPrecondition);
+            assert!(refused.message().contains("version 3 or later"), "{refused:?}");
+        }
+        check_least(CHANGES_VERSION, CHANGES_VERSION).unwrap();
     }
 
     #[test]

@@ -1,10 +1,7 @@
 //! Answers `Form`: the steps of forming, and how far this acceptor is.
 
 use paxos_common::{
-    paxos::{
-        acceptor::{FormRefusal, Membership},
-        quorum::Configuration,
-    },
+    paxos::{acceptor::Membership, quorum::Configuration},
     service::server::Rights,
     tls::RoleName,
     wire::{self, CHANGES_VERSION, PROTOCOL_VERSION, status},
@@ -17,10 +14,23 @@ use super::{
     check::{check_address, check_nameless, check_version, malformed},
 };
 use crate::{
-    request::{FormStep, QueuedRequest},
+    request::{FormStep, QueuedRequest, StepRefusal},
     shared::Published,
     store::Reader,
 };
+
+/// Reads the configuration of a change of members.
+fn read_change(asked: pb::Configuration, rights: &Rights) -> Result<Configuration, Status> {
+    rights.check(&[RoleName::Proposer], "a change of members by Acceptor/Form")?;
+    let configuration = Configuration::try_from(asked).map_err(malformed)?;
+    if PROTOCOL_VERSION < CHANGES_VERSION {
+        return Err(status::wrong_cluster(format!(
+            "this acceptor speaks protocol version {PROTOCOL_VERSION}, and changes of members need version \
+             {CHANGES_VERSION}: update this acceptor first"
+        )));
+    }
+    Ok(configuration)
+}
 
 impl<R: Reader> Inner<R> {
     /// Carries out a step, or only answers.
@@ -51,16 +61,10 @@ impl<R: Reader> Inner<R> {
                 self.check_seed()?;
                 FormStep::Complete(asked.try_into().map_err(malformed)?)
             }
-            Some(Step::Install(asked) | Step::Join(asked)) => {
-                rights.check(&[RoleName::Proposer], "a change of members by Acceptor/Form")?;
-                Configuration::try_from(asked).map_err(malformed)?;
-                return Err(status::wrong_cluster(format!(
-                    "this acceptor speaks protocol version {PROTOCOL_VERSION}, and changes of members need version \
-                     {CHANGES_VERSION}: update this acceptor first"
-                )));
-            }
+            Some(Step::Install(asked)) => FormStep::Install(read_change(asked, &rights)?),
+            Some(Step::Join(asked)) => FormStep::Join(read_change(asked, &rights)?),
         };
-        let (FormStep::Store(configuration) | FormStep::Complete(configuration)) = &step;
+        let configuration = step.configuration();
         if configuration.origin().is_none() {
             rights.check(
                 &[RoleName::Proposer],
@@ -72,7 +76,7 @@ impl<R: Reader> Inner<R> {
             check_nameless("configuration.members.name", &member.name)?;
         }
         let result = self.ask(|answer| QueuedRequest::Form { step, answer }).await?;
-        let published = result.map_err(|refusal: FormRefusal| status::wrong_cluster(refusal.to_string()))?;
+        let published = result.map_err(|refusal: StepRefusal| status::wrong_cluster(refusal.to_string()))?;
         Ok(self.form_response(&published))
     }
 

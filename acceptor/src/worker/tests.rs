@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod before_forming;
+mod eras;
 
 /// The snapshot file to a slot.
 fn file(to: u64) -> SnapshotId {

@@ -52,6 +52,7 @@ pub use eras::InstallRefusal;
 pub use groups::Write;
 pub use membership::{FormRefusal, Membership};
 pub use recovery::Recovered;
+pub use reported_runs::news_of_runs;
 pub use seed::{Seed, SeedRefusal, SeedUse};
 pub use trims::TrimRefusal;
 
