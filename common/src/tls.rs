@@ -8,6 +8,7 @@
 //! | `verifier.rs` | the check of a server's role |
 //! | `caller.rs` | the identity of a connection's other side |
 //! | `reload.rs` | new files while the process runs |
+//! | `stream.rs` | the bytes of a connection, in plaintext or over TLS |
 //!
 //! A role is an exact DNS name in a certificate: `acceptor.DOMAIN`, `proposer.DOMAIN`, `learner.DOMAIN`,
 //! `client.DOMAIN`, `operator.DOMAIN`. A client may have a name of its own, `NAME.client.DOMAIN`. The connecting side
@@ -35,6 +36,7 @@ mod error;
 mod files;
 mod names;
 mod reload;
+mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verifier;
@@ -49,6 +51,7 @@ pub use error::TlsError;
 pub(crate) use files::ALPN;
 pub use files::{OwnRole, TlsFiles};
 pub use names::{DOMAIN_DEFAULT, Domain, RoleName, RoleSet};
+pub(crate) use stream::{ConnectionBytes, ReadObserver};
 
 /// Longest sleep before the dates are compared with the clock again: the clock of the machine may be set.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);

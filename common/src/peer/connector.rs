@@ -16,7 +16,10 @@ use tonic::{
     transport::Uri,
 };
 
-use super::{CONNECT_TIMEOUT, stream::PeerStream};
+use super::{
+    CONNECT_TIMEOUT,
+    stream::{PeerObserver, PeerStream},
+};
 use crate::tls::{ALPN, OtherSide, RoleName, Tls};
 
 /// Sees the TCP stream of a connection before the first byte, and may refuse it.
@@ -85,7 +88,7 @@ impl Service<Uri> for Connector {
                 see_tcp(&tcp)?;
             }
             let stream = match tls {
-                None => PeerStream::plain(tcp),
+                None => PeerStream::plain(tcp, PeerObserver::plain()),
                 Some(tls) => secure(tcp, tls, role).await?,
             };
             Ok(TokioIo::new(stream))
@@ -122,7 +125,7 @@ async fn secure(tcp: TcpStream, tls: Tls, role: Option<RoleName>) -> Result<Peer
         let error = tls.distrusted(&chain, &OtherSide::Server(name)).await;
         tracing::info!(%error, "closing a connection: the certificate of the server is trusted no longer");
     };
-    Ok(PeerStream::secure(stream, Box::pin(ended)))
+    Ok(PeerStream::secure(stream, PeerObserver::secure(Box::pin(ended))))
 }
 
 /// What went wrong, in the words of the TLS library, and what to do.

@@ -1,4 +1,4 @@
-//! The bytes of a connection to a peer: in plaintext or over TLS.
+//! The bytes of a connection to a peer: the end of a distrusted connection, and peers that speak TLS unexpectedly.
 
 use std::{
     io,
@@ -6,29 +6,26 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
-use tokio_rustls::client::TlsStream;
+use tokio::net::TcpStream;
+
+use crate::tls::{ConnectionBytes, ReadObserver};
 
 /// First byte of a TLS alert. No HTTP/2 server begins with this byte: it would be a frame above 1 MiB.
 const TLS_ALERT: u8 = 0x15;
 
 /// Ready when the connection must end.
-type ConnectionEnd = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type ConnectionEnd = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The bytes of a connection to a peer.
-pub(super) struct PeerStream(PeerBytes);
+pub(super) type PeerStream = ConnectionBytes<TcpStream, PeerObserver>;
 
-enum PeerBytes {
+/// Observes what arrives from a peer.
+pub(super) enum PeerObserver {
     Plain {
-        tcp: TcpStream,
         /// Whether nothing has arrived.
         is_new: bool,
     },
     Secure {
-        tls: Box<TlsStream<TcpStream>>,
         /// `None`: the connection has ended.
         end: Option<ConnectionEnd>,
     },
@@ -39,94 +36,40 @@ enum PeerBytes {
 #[error("this port speaks TLS: give https:// and --tls-cert, --tls-key, --tls-ca")]
 pub struct SpeaksTls;
 
-impl PeerStream {
-    pub(super) fn plain(tcp: TcpStream) -> Self {
-        Self(PeerBytes::Plain { tcp, is_new: true })
+impl PeerObserver {
+    /// Of a connection in plaintext.
+    pub(super) fn plain() -> Self {
+        Self::Plain { is_new: true }
     }
 
-    /// A TLS connection that ends when `end` is ready.
-    pub(super) fn secure(tls: TlsStream<TcpStream>, end: ConnectionEnd) -> Self {
-        Self(PeerBytes::Secure {
-            tls: Box::new(tls),
-            end: Some(end),
-        })
+    /// Of a TLS connection that ends when `end` is ready.
+    pub(super) fn secure(end: ConnectionEnd) -> Self {
+        Self::Secure { end: Some(end) }
     }
 }
 
-impl AsyncRead for PeerStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.0 {
-            PeerBytes::Plain { tcp, is_new } => {
-                let before = buffer.filled().len();
-                let polled = Pin::new(tcp).poll_read(context, buffer);
-                if *is_new && let Some(&first) = buffer.filled().get(before) {
-                    *is_new = false;
-                    if first == TLS_ALERT {
-                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, SpeaksTls)));
-                    }
-                }
-                polled
-            }
-            PeerBytes::Secure { tls, end } => {
-                // A read of zero bytes means the end of the stream, as if the peer had closed the stream.
-                let Some(ending) = end else {
-                    return Poll::Ready(Ok(()));
-                };
-                if ending.as_mut().poll(context).is_ready() {
-                    *end = None;
-                    return Poll::Ready(Ok(()));
-                }
-                Pin::new(tls).poll_read(context, buffer)
-            }
+impl ReadObserver for PeerObserver {
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Self::Secure { end } = self else {
+            return Poll::Pending;
+        };
+        let has_ended = end
+            .as_mut()
+            .is_none_or(|end| end.as_mut().poll(context).is_ready());
+        if has_ended {
+            *end = None;
+            return Poll::Ready(());
         }
-    }
-}
-
-impl AsyncWrite for PeerStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
-            PeerBytes::Plain { tcp, .. } => Pin::new(tcp).poll_write(context, bytes),
-            PeerBytes::Secure { tls, .. } => Pin::new(tls).poll_write(context, bytes),
-        }
+        Poll::Pending
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
-            PeerBytes::Plain { tcp, .. } => Pin::new(tcp).poll_flush(context),
-            PeerBytes::Secure { tls, .. } => Pin::new(tls).poll_flush(context),
+    fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Self::Plain { is_new } = self
+            && std::mem::take(is_new)
+            && bytes[0] == TLS_ALERT
+        {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, SpeaksTls));
         }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
-            PeerBytes::Plain { tcp, .. } => Pin::new(tcp).poll_shutdown(context),
-            PeerBytes::Secure { tls, .. } => Pin::new(tls).poll_shutdown(context),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
-            PeerBytes::Plain { tcp, .. } => Pin::new(tcp).poll_write_vectored(context, slices),
-            PeerBytes::Secure { tls, .. } => Pin::new(tls).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.0 {
-            PeerBytes::Plain { tcp, .. } => tcp.is_write_vectored(),
-            PeerBytes::Secure { tls, .. } => tls.is_write_vectored(),
-        }
+        Ok(())
     }
 }

@@ -10,14 +10,17 @@
 //! | incomplete large messages | 64 MiB, briefly 128 MiB | `server/partial.rs` |
 //! | data that the calls have not read | 78 MiB | `server/windows.rs` |
 //! | unread large answers | 112 MiB | `server/outgoing.rs` |
+//! | buffers of TLS | 41 MiB: 768 of 36 KiB for incoming records, 13.5 MiB for outgoing | `server/greeting.rs` |
 //!
 //! Together these are 406 MiB, and briefly 470 MiB, if callers use up all limits at once. A role without callers holds
 //! some 30 MiB, and a learner also the registers. The memory limits of `docker-compose.yml` are 512 MiB for an acceptor
 //! and for a proposer, and 1 GiB for a learner.
 //!
 //! With TLS each connection begins with a handshake, `server/handshakes.rs`, and each call needs a right of its caller,
-//! `server/rights.rs`. Clients and operators together have at most half of the connections, `server/outside.rs`. There are
-//! no further limits per certificate: the limits of calls and of answers count kinds of calls and peer addresses.
+//! `server/rights.rs`. Callers outside the cluster, clients and operators, together have at most half of the connections,
+//! `server/outside.rs`, of the open calls, and of the unread large answers. A single connection of such a caller has at most
+//! an eighth of this half of calls and answers. Outside callers at all their limits hold 76 + 64 + 39 + 56 + 21 MiB, which
+//! is 256 MiB, and briefly 320 MiB: acceptors, proposers and learners find room beside them.
 //!
 //! One peer address has at most half of the connections and of the calls of each kind: `server/addresses.rs`.
 
@@ -43,6 +46,7 @@ mod calls;
 mod chunks;
 mod connections;
 mod deadline;
+mod greeting;
 mod handshakes;
 mod incoming;
 mod kinds;
@@ -65,6 +69,7 @@ use measured::Measured;
 use outside::OutsidePlaces;
 use rights::{Authorized, DeniedCalls};
 use traced::Traced;
+use windows::{Servers, accept_plain};
 
 pub use addresses::{may_take, owner_of};
 pub use chunks::{Chunk, Chunks, chunks};
@@ -264,7 +269,6 @@ impl Server {
         let services = Authorized::new(services, self.tls.is_some(), self.denied_calls);
         let services = Traced::new(services, self.tracer);
         let outside = OutsidePlaces::new(CONNECTIONS.connections, CONNECTIONS.protected);
-        let handshakes = self.tls.map(|tls| Handshakes::new(tls, self.handshakes, outside));
         let services = self.measured.around(services);
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -272,7 +276,14 @@ impl Server {
             .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-        let server = windows::serve(server, services, incoming, handshakes, shutdown.token().clone());
+        let accept = async move |servers: Servers| match self.tls {
+            None => accept_plain(incoming, servers).await,
+            Some(tls) => {
+                let handshakes = Handshakes::new(tls, self.handshakes, outside, servers);
+                handshakes.run(incoming).await;
+            }
+        };
+        let server = windows::serve(server, services, accept, shutdown.token().clone());
         let mut server = Box::pin(server);
         let result = tokio::select! {
             // The other arm does not cancel the server: the server is polled there too.

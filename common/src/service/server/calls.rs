@@ -30,7 +30,7 @@ use super::{
     answers::AccountedBody,
     chunks::{self, Chunk, Chunks},
     connections::{CallerConnection, Usage},
-    kinds::{CallKind, OpenCalls},
+    kinds::{CallKind, OpenCalls, is_stream},
     outgoing::{Pools, Room},
     partial::{Partials, Share},
     shares::CallPlace,
@@ -79,7 +79,7 @@ impl Service<http::Request<Body>> for Limited {
         let usage = connection.map(|connection| connection.usage);
         let path = request.uri().path();
         let kind = CallKind::of_path(path);
-        let place = match CallPlace::take(&self.open, kind, usage.clone()) {
+        let place = match CallPlace::take(&self.open, kind, is_stream(path), usage.clone()) {
             Ok(place) => place,
             Err(refusal) => return Box::pin(ready(Ok(refusal.into_http()))),
         };
@@ -363,7 +363,7 @@ mod tests {
 
     fn inbound(pieces: &[Vec<u8>], ends: bool, partials: &Arc<Partials>) -> (Pin<Box<Inbound>>, Arc<Usage>) {
         let usage = Arc::new(Usage::new());
-        let place = CallPlace::take(&Arc::default(), CallKind::Clients, None).unwrap();
+        let place = CallPlace::take(&Arc::default(), CallKind::Clients, false, None).unwrap();
         let call = Arc::new(OpenCall {
             usage: Some(Arc::clone(&usage)),
             holds: AtomicBool::new(false),

@@ -7,7 +7,10 @@ use std::{
     io,
     net::IpAddr,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -49,6 +52,8 @@ pub(super) struct Usage {
     pub(super) open: OpenCalls,
     /// Use by all connections of this peer address.
     pub(super) address: Arc<AddressUsage>,
+    /// The caller is a client or an operator, as its certificate says.
+    is_outside: AtomicBool,
     state: Mutex<UsageState>,
     /// Cancelled when the connection must close, or has closed.
     close: CancellationToken,
@@ -76,6 +81,7 @@ impl Usage {
         Self {
             open: OpenCalls::default(),
             address,
+            is_outside: AtomicBool::new(false),
             state: Mutex::new(UsageState {
                 calls: 0,
                 unused_since: Instant::now(),
@@ -84,6 +90,16 @@ impl Usage {
             }),
             close: CancellationToken::new(),
         }
+    }
+
+    /// Whether the caller is outside the cluster. Without TLS this is not known of any caller.
+    pub(super) fn is_outside(&self) -> bool {
+        self.is_outside.load(Ordering::Relaxed)
+    }
+
+    /// The certificate of the caller names no role of a server. Set before the first call.
+    pub(super) fn set_outside(&self) {
+        self.is_outside.store(true, Ordering::Relaxed);
     }
 
     /// The call has really begun: until [`Self::release`] the connection counts as used.

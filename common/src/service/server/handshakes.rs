@@ -9,40 +9,34 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
     net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use rustls::{Error, pki_types::CertificateDer};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::mpsc,
     task::{AbortHandle, Id, JoinError, JoinSet},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::StreamExt as _;
 
 use super::{
     addresses::owner_of,
-    connections::{Connection, Usage},
+    connections::Connection,
+    greeting::{FailedHandshake, HandshakeOutcome, ProvenCaller, greet},
     incoming::IncomingConnections,
     outside::OutsidePlaces,
-    served::Served,
+    windows::Servers,
 };
 use crate::{
     service::metrics::{Counter, Metrics},
-    tls::{ALPN, Caller, OtherSide, Tls},
+    tls::Tls,
 };
 
 /// Number of concurrent handshakes.
 const RUNNING_MAX: usize = 64;
 /// Time between the starts of two handshakes: 200 a second.
 const START_INTERVAL: Duration = Duration::from_millis(5);
-/// Longest handshake.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the start of a handshake. Later the caller has given up, or soon gives up.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long an address that proved a role of a server is first.
@@ -51,32 +45,10 @@ const TRUSTED_FOR: Duration = Duration::from_secs(600);
 const TRUSTED_MAX: usize = 1_024;
 /// A handshake that began less than this time ago makes no room: honest callers need a few round trips.
 const PROTECTED: Duration = Duration::from_millis(400);
-/// After a failed handshake: how long, and how many bytes of the caller, to read, so that the caller gets the reason. A
-/// connection closed with unread bytes is reset, and the reason is lost.
-const LINGER: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 /// Interval of log lines about one address.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Limit of addresses remembered for the log. Without a place in this list an address is not logged.
 const LOGGED_MAX: usize = 1_024;
-
-/// How a handshake ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HandshakeOutcome {
-    /// The connection is served.
-    Complete,
-    /// One of the sides refused the other.
-    Refused,
-    /// The caller does not speak TLS.
-    Plaintext,
-    /// The caller was too slow, or left.
-    Unfinished,
-    /// There was no time or place for the handshake.
-    Dropped,
-}
-
-impl HandshakeOutcome {
-    const NAMES: [&str; 5] = ["complete", "refused", "plaintext", "unfinished", "dropped"];
-}
 
 /// Counts of handshakes by outcome. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -100,13 +72,6 @@ impl HandshakeCounts {
     }
 }
 
-/// A failed handshake, for the log.
-#[derive(Debug)]
-struct FailedHandshake {
-    outcome: HandshakeOutcome,
-    reason: String,
-}
-
 /// A handshake that runs.
 #[derive(Debug)]
 struct Running {
@@ -119,7 +84,6 @@ struct Running {
 struct Waiting {
     connection: Connection,
     since: Instant,
-    to: mpsc::Sender<Served>,
 }
 
 /// The handshakes of a server.
@@ -127,6 +91,7 @@ pub(super) struct Handshakes {
     tls: Tls,
     counts: HandshakeCounts,
     outside: OutsidePlaces,
+    servers: Servers,
     /// Waiting connections by owner, the owner whose turn is next first.
     waiting: VecDeque<(IpAddr, VecDeque<Waiting>)>,
     tasks: JoinSet<Result<ProvenCaller, FailedHandshake>>,
@@ -141,11 +106,13 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    pub(super) fn new(tls: Tls, counts: HandshakeCounts, outside: OutsidePlaces) -> Self {
+    /// Handshakes of connections for these servers.
+    pub(super) fn new(tls: Tls, counts: HandshakeCounts, outside: OutsidePlaces, servers: Servers) -> Self {
         Self {
             tls,
             counts,
             outside,
+            servers,
             waiting: VecDeque::new(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
@@ -156,13 +123,9 @@ impl Handshakes {
         }
     }
 
-    /// Takes connections, and passes each to the server that `server_of` names, after the handshake. Returns when the
-    /// listener is gone. Dropping the future ends all handshakes.
-    pub(super) async fn run(
-        mut self,
-        mut incoming: IncomingConnections,
-        server_of: impl Fn(&Connection) -> mpsc::Sender<Served>,
-    ) {
+    /// Takes connections, and passes each to its server after the handshake. Returns when the listener is gone. Dropping
+    /// the future ends all handshakes.
+    pub(super) async fn run(mut self, mut incoming: IncomingConnections) {
         loop {
             self.start_next();
             let wake = self.wake_at();
@@ -171,10 +134,7 @@ impl Handshakes {
                 accepted = incoming.next() => match accepted {
                     // The listener reports its own failures and continues.
                     Some(Err(_)) => {}
-                    Some(Ok(connection)) => {
-                        let to = server_of(&connection);
-                        self.wait(connection, to);
-                    }
+                    Some(Ok(connection)) => self.wait(connection),
                     None => return,
                 },
                 // Cancel safe: an ended task is either received or still in the set.
@@ -185,12 +145,11 @@ impl Handshakes {
         }
     }
 
-    fn wait(&mut self, connection: Connection, to: mpsc::Sender<Served>) {
+    fn wait(&mut self, connection: Connection) {
         let owner = owner_of(connection.peer());
         let waiting = Waiting {
             connection,
             since: Instant::now(),
-            to,
         };
         match self.waiting.iter_mut().find(|(of, _)| *of == owner) {
             Some((_, queue)) => queue.push_back(waiting),
@@ -232,13 +191,17 @@ impl Handshakes {
         if now < self.next_start {
             return;
         }
-        let Some((owner, Waiting { connection, to, .. })) = self.take_next() else {
+        let Some((owner, Waiting { connection, .. })) = self.take_next() else {
             return;
         };
         self.next_start = now + START_INTERVAL;
-        let abort = self
-            .tasks
-            .spawn(greet(self.tls.clone(), self.outside.clone(), connection, to));
+        let greeting = greet(
+            self.tls.clone(),
+            self.outside.clone(),
+            connection,
+            self.servers.clone(),
+        );
+        let abort = self.tasks.spawn(greeting);
         let running = Running {
             owner,
             since: now,
@@ -347,150 +310,5 @@ fn take<T>(
     Some((owner, next?))
 }
 
-/// What a complete handshake proved about the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ProvenCaller {
-    /// A role that accepts connections.
-    Server,
-    /// An application or a tool.
-    Outside,
-}
-
-/// Makes the handshake, and passes the connection on.
-///
-/// # Errors
-/// The handshake failed, or the connection found no place.
-async fn greet(
-    tls: Tls,
-    outside: OutsidePlaces,
-    connection: Connection,
-    to: mpsc::Sender<Served>,
-) -> Result<ProvenCaller, FailedHandshake> {
-    let usage = Arc::clone(connection.usage());
-    usage.set_greeting(true);
-    let accepting = TlsAcceptor::from(tls.server_config())
-        .accept(connection)
-        .into_fallible();
-    let stream = match timeout(HANDSHAKE_MAX, accepting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err((error, connection))) => {
-            linger(connection).await;
-            return Err(reason(&error));
-        }
-        Err(_) => {
-            let reason = "no complete handshake within 5 s".to_owned();
-            return Err(FailedHandshake {
-                outcome: HandshakeOutcome::Unfinished,
-                reason,
-            });
-        }
-    };
-    let (caller, chain) = match identify(&tls, &stream) {
-        Ok(identified) => identified,
-        Err(reason) => {
-            return Err(FailedHandshake {
-                outcome: HandshakeOutcome::Refused,
-                reason,
-            });
-        }
-    };
-    let proven = if caller.is_outside() {
-        ProvenCaller::Outside
-    } else {
-        ProvenCaller::Server
-    };
-    let place = if proven == ProvenCaller::Outside {
-        let Some(place) = outside.take(&usage).await else {
-            let reason = "clients have half of the connections, and use all of these".to_owned();
-            return Err(FailedHandshake {
-                outcome: HandshakeOutcome::Dropped,
-                reason,
-            });
-        };
-        Some(place)
-    } else {
-        None
-    };
-    usage.set_greeting(false);
-    tokio::spawn(close_when_distrusted(tls, chain, Arc::clone(&usage)));
-    // The server has stopped when the channel is closed.
-    let _ = to.send(Served::secure(stream, caller, place)).await;
-    Ok(proven)
-}
-
-/// The proven caller, and its chain of certificates.
-fn identify(
-    tls: &Tls,
-    stream: &TlsStream<Connection>,
-) -> Result<(Arc<Caller>, Vec<CertificateDer<'static>>), String> {
-    let session = stream.get_ref().1;
-    if session.alpn_protocol() != Some(ALPN) {
-        return Err("the caller does not offer HTTP/2 (ALPN h2)".to_owned());
-    }
-    let chain = session.peer_certificates().unwrap_or_default();
-    let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
-    let caller = tls.caller(&chain).map_err(|error| error.to_string())?;
-    Ok((Arc::new(caller), chain))
-}
-
-/// Closes a connection when the caller's certificate expires, or when its CA is trusted no longer.
-async fn close_when_distrusted(tls: Tls, chain: Vec<CertificateDer<'static>>, usage: Arc<Usage>) {
-    tokio::select! {
-        // Both arms only wait.
-        () = usage.closed() => {}
-        error = tls.distrusted(&chain, &OtherSide::Caller) => {
-            usage.close_because(&format!("the caller's certificate is trusted no longer: {error}"));
-        }
-    }
-}
-
-/// Lets the caller read the reason: ends the own side, and reads the rest of the caller's bytes.
-async fn linger(mut connection: Connection) {
-    let (patience, bytes_max) = LINGER;
-    let reading = async {
-        connection.shutdown().await?;
-        let (mut buffer, mut left) = ([0; 1024], bytes_max);
-        while left > 0 {
-            match connection.read(&mut buffer).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        Ok::<_, io::Error>(())
-    };
-    // The caller may have left.
-    let _ = timeout(patience, reading).await;
-}
-
-/// The meaning of a failed handshake.
-fn reason(error: &io::Error) -> FailedHandshake {
-    let tls_error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    let outcome = match tls_error {
-        Some(Error::InvalidMessage(_)) => HandshakeOutcome::Plaintext,
-        Some(_) => HandshakeOutcome::Refused,
-        None => HandshakeOutcome::Unfinished,
-    };
-    FailedHandshake {
-        outcome,
-        reason: tls_error.map_or_else(|| error.to_string(), ToString::to_string),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn proven_servers_are_first_and_the_newest_of_an_address() {
-        let [crowd, other, peer] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|text| text.parse().unwrap());
-        let mut waiting = VecDeque::from([
-            (crowd, VecDeque::from([1, 2, 3])),
-            (other, VecDeque::from([4])),
-            (peer, VecDeque::from([5, 6])),
-        ]);
-        let order: Vec<_> = std::iter::from_fn(|| take(&mut waiting, |owner| *owner == peer)).collect();
-        let numbers: Vec<_> = order.iter().map(|(_, number)| *number).collect();
-        assert_eq!(numbers, [6, 5, 3, 4, 2, 1]);
-        assert_eq!(order[0].0, peer);
-    }
-}
+mod tests;

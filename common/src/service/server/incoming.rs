@@ -222,6 +222,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn peer_that_closes_its_connection_has_left() {
+        let (mut incoming, local) = listen(LIMITS).await;
+        let client = TcpStream::connect(local).await.unwrap();
+        let connection = next(&mut incoming).await;
+        sleep(Duration::from_millis(1)).await;
+        assert!(!connection.has_left());
+        drop(client);
+        let left = async {
+            while !connection.has_left() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), left).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn accepts_no_more_connections_than_allowed_while_all_are_used() {
         let (mut incoming, local) = listen(LIMITS).await;
         let mut clients = Vec::new();

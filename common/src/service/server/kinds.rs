@@ -1,9 +1,19 @@
 //! Kinds of calls, their limits, and the number of open calls of each kind.
+//!
+//! Callers outside the cluster are clients and operators, known by their certificates. Together they may open half of the
+//! calls of each kind, and a single connection an eighth of this half. Without TLS there are no such callers.
 
 use std::{sync::atomic::AtomicUsize, time::Duration};
 
 /// Number of kinds.
 pub(super) const KINDS: usize = 6;
+
+/// A connection of a caller outside the cluster may have one in N of the calls of all these callers.
+const CONNECTION_PART: usize = 8;
+
+/// Limit of concurrent calls on one connection of a caller outside the cluster, announced by HTTP/2: more calls wait in
+/// the caller. The largest limit of all kinds.
+pub(super) const OUTSIDE_STREAMS_MAX: u32 = 192;
 
 /// The caller of a call, as far as the method shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +67,13 @@ impl CallKind {
         }
     }
 
+    /// The same limits for callers outside the cluster: of all together, and of one connection.
+    pub(super) fn most_outside(self) -> (usize, usize) {
+        let (most, most_of_connection) = self.most();
+        let half = most / 2;
+        (half, most_of_connection.min(half / CONNECTION_PART))
+    }
+
     /// How long a call may wait for the next message of the caller; `None`: without limit.
     pub(super) const fn patience(self) -> Option<Duration> {
         match self {
@@ -80,12 +97,66 @@ impl CallKind {
     }
 }
 
+/// Whether the method has a stream of messages, so that a call can last. Of the methods for applications.
+pub(super) fn is_stream(path: &str) -> bool {
+    matches!(
+        path,
+        "/paxos.v1.Proposer/ProposeStream"
+            | "/paxos.v1.Learner/Outcomes"
+            | "/paxos.v1.Learner/Watch"
+            | "/paxos.v1.Learner/Subscribe"
+            | "/paxos.v1.Learner/Backup"
+    )
+}
+
 /// Open calls by kind.
 #[derive(Debug, Default)]
-pub(super) struct OpenCalls([AtomicUsize; KINDS]);
+pub(super) struct OpenCalls {
+    of_all: [AtomicUsize; KINDS],
+    of_outside: [AtomicUsize; KINDS],
+    /// Streams of applications.
+    pub(super) streams: AtomicUsize,
+}
 
 impl OpenCalls {
+    /// Of all callers.
     pub(super) fn of(&self, kind: CallKind) -> &AtomicUsize {
-        &self.0[kind as usize]
+        &self.of_all[kind as usize]
+    }
+
+    /// Of callers outside the cluster.
+    pub(super) fn of_outside(&self, kind: CallKind) -> &AtomicUsize {
+        &self.of_outside[kind as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    #[test]
+    fn every_stream_of_applications_is_known() {
+        let set = FileDescriptorSet::decode(paxos_proto::FILE_DESCRIPTOR_SET).unwrap();
+        let mut seen = 0;
+        for service in set.file.iter().flat_map(|file| &file.service) {
+            for method in &service.method {
+                let path = format!("/paxos.v1.{}/{}", service.name(), method.name());
+                if CallKind::of_path(&path) == CallKind::Clients {
+                    let expected = method.client_streaming() || method.server_streaming();
+                    assert_eq!(is_stream(&path), expected, "{path}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 5, "{seen}");
+    }
+
+    #[test]
+    fn http_2_announces_the_calls_of_one_connection() {
+        let (_, of_connection) = CallKind::Clients.most_outside();
+        assert_eq!(of_connection, OUTSIDE_STREAMS_MAX as usize);
     }
 }

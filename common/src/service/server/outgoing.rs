@@ -14,6 +14,9 @@
 //! page: when [`Room::take_now`] finds no room, the stream first sends a message without content, and then calls
 //! [`Room::take`]. Otherwise streams with fully read pages would block each other.
 //!
+//! Callers outside the cluster, known by their certificates, have at most half of each pool, and one connection of such a
+//! caller an eighth of this half: see [`Pool`].
+//!
 //! Limits: the pools have 112 MiB together. While a pool is full, answers built without room are refused, except
 //! answers of [`Purpose::Deciding`]. The commands in flight bound these answers, and a refusal would hide outcomes.
 
@@ -150,7 +153,7 @@ impl Account {
                 match self.pool.take_now(bytes, self.usage.as_ref()) {
                     Ok(charge) => charge,
                     Err(full) => {
-                        self.pool.cut_off(bytes);
+                        self.pool.cut_off(bytes, self.usage.as_ref());
                         if self.is_refusable {
                             return Err(full);
                         }
@@ -286,7 +289,7 @@ impl Room {
         let charge = match account.pool.take(bytes, account.usage.as_ref()) {
             Ok(charge) => charge,
             Err(mut granted) => loop {
-                account.pool.cut_off(0);
+                account.pool.cut_off(0, None);
                 match timeout(LOOK, &mut granted).await {
                     Ok(Ok(charge)) => break charge,
                     // The pool grants room as long as the pool exists.

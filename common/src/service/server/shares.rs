@@ -9,6 +9,10 @@
 //!
 //! All connections of one peer address together have at most half of the calls of a kind: see
 //! [`addresses`](super::addresses). Therefore many connections from one address leave the other half to other addresses.
+//!
+//! Callers outside the cluster, known by their certificates, have half of the calls of a kind. All rules above apply to
+//! them within this half, so the other half is left to acceptors, proposers and learners. One connection has at most an
+//! eighth of this half, and half of this eighth are streams: so that single calls go on beside many streams.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -27,48 +31,98 @@ pub(super) struct CallPlace {
     kind: CallKind,
     all: Arc<OpenCalls>,
     usage: Option<Arc<Usage>>,
+    /// The caller is outside the cluster.
+    is_outside: bool,
+    is_stream: bool,
 }
 
 impl CallPlace {
-    /// Opens a call of `kind` on the connection with this usage.
+    /// Opens a call of `kind` on the connection with this usage. `is_stream`: the call can last.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: too many calls are open.
     pub(super) fn take(
         all: &Arc<OpenCalls>,
         kind: CallKind,
+        is_stream: bool,
         usage: Option<Arc<Usage>>,
     ) -> Result<Self, Status> {
-        let (most, most_of_connection) = kind.most();
+        let is_outside = usage.as_ref().is_some_and(|usage| usage.is_outside());
         // Counts from here on, until dropped.
         let place = Self {
             kind,
             all: Arc::clone(all),
             usage,
+            is_outside,
+            is_stream,
         };
-        let open = place.all.of(kind).fetch_add(1, Ordering::Relaxed);
-        let free = most.saturating_sub(open);
-        let has_share = place.usage.as_ref().is_none_or(|usage| {
-            let of_connection = usage.open.of(kind).fetch_add(1, Ordering::Relaxed);
-            let beside_reserve = free.saturating_sub(most / 8);
-            let of_address = usage.address.open.of(kind).fetch_add(1, Ordering::Relaxed);
-            of_connection < most_of_connection.min((beside_reserve / 8 * 5).max(FEW))
-                && may_take(most, open, of_address)
-        });
-        if free > 0 && has_share {
-            Ok(place)
+        let (most_of_all, _) = kind.most();
+        let (most, most_of_connection) = if is_outside {
+            kind.most_outside()
         } else {
-            Err(status::overloaded(kind.name()))
+            kind.most()
+        };
+        let (open_of_all, open) = place.enter(&place.all);
+        let free = most
+            .saturating_sub(open)
+            .min(most_of_all.saturating_sub(open_of_all));
+        let has_share = place.usage.as_ref().is_none_or(|usage| {
+            let (of_connection, _) = place.enter(&usage.open);
+            let (_, of_address) = place.enter(&usage.address.open);
+            let beside_reserve = free.saturating_sub(most / 8);
+            of_connection < most_of_connection.min((beside_reserve / 8 * 5).max(FEW))
+                && may_take(most, most - free, of_address)
+        });
+        let streams = place.enter_streams();
+        if is_outside && is_stream && streams >= most_of_connection / 2 {
+            return Err(status::overloaded("the connection's list of open streams"));
+        }
+        match (free > 0 && has_share, is_outside) {
+            (true, _) => Ok(place),
+            (false, false) => Err(status::overloaded(kind.name())),
+            (false, true) => Err(status::overloaded(&format!(
+                "the clients' half of {}",
+                kind.name()
+            ))),
+        }
+    }
+
+    /// Counts the call in; returns the open calls before: of all callers, and of callers of the same side.
+    fn enter(&self, calls: &OpenCalls) -> (usize, usize) {
+        let of_all = calls.of(self.kind).fetch_add(1, Ordering::Relaxed);
+        let of_side = if self.is_outside {
+            calls.of_outside(self.kind).fetch_add(1, Ordering::Relaxed)
+        } else {
+            of_all
+        };
+        (of_all, of_side)
+    }
+
+    fn leave(&self, calls: &OpenCalls) {
+        calls.of(self.kind).fetch_sub(1, Ordering::Relaxed);
+        if self.is_outside {
+            calls.of_outside(self.kind).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a stream of the connection; returns the open streams before.
+    fn enter_streams(&self) -> usize {
+        match &self.usage {
+            Some(usage) if self.is_stream => usage.open.streams.fetch_add(1, Ordering::Relaxed),
+            Some(_) | None => 0,
         }
     }
 }
 
 impl Drop for CallPlace {
     fn drop(&mut self) {
-        self.all.of(self.kind).fetch_sub(1, Ordering::Relaxed);
+        self.leave(&self.all);
         if let Some(usage) = &self.usage {
-            usage.open.of(self.kind).fetch_sub(1, Ordering::Relaxed);
-            usage.address.open.of(self.kind).fetch_sub(1, Ordering::Relaxed);
+            self.leave(&usage.open);
+            self.leave(&usage.address.open);
+            if self.is_stream {
+                usage.open.streams.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -90,7 +144,7 @@ mod tests {
     /// Opens as many calls as a connection may open now.
     fn open_all(all: &Arc<OpenCalls>, kind: CallKind) -> Vec<CallPlace> {
         let usage = Arc::new(Usage::new());
-        let open = || CallPlace::take(all, kind, Some(Arc::clone(&usage))).ok();
+        let open = || CallPlace::take(all, kind, false, Some(Arc::clone(&usage))).ok();
         std::iter::from_fn(open).take(10_000).collect()
     }
 
@@ -113,7 +167,7 @@ mod tests {
             );
             for other in KINDS_ALL.into_iter().filter(|&other| other != kind) {
                 assert!(
-                    CallPlace::take(&all, other, None).is_ok(),
+                    CallPlace::take(&all, other, false, None).is_ok(),
                     "{other:?} beside {kind:?}"
                 );
             }
@@ -137,7 +191,7 @@ mod tests {
         for kind in [CallKind::Peers, CallKind::Clients, CallKind::Probes] {
             let all = Arc::new(OpenCalls::default());
             let greedy: Vec<_> = (0..64).map(|_| Arc::new(Usage::new())).collect();
-            let open = |usage: &Arc<Usage>| CallPlace::take(&all, kind, Some(Arc::clone(usage)));
+            let open = |usage: &Arc<Usage>| CallPlace::take(&all, kind, false, Some(Arc::clone(usage)));
             let most = kind.most().0;
             // Each connection opens as many calls as the reserve leaves.
             let mut places = Vec::new();
@@ -169,7 +223,7 @@ mod tests {
             let open = |address: &Arc<_>| {
                 let usage = Arc::new(Usage::of(Arc::clone(address)));
                 let places =
-                    std::iter::from_fn(|| CallPlace::take(&all, kind, Some(Arc::clone(&usage))).ok());
+                    std::iter::from_fn(|| CallPlace::take(&all, kind, false, Some(Arc::clone(&usage))).ok());
                 places.take(FEW).collect::<Vec<_>>()
             };
             let greedy: Vec<_> = (0..768).flat_map(|_| open(&address)).collect();
@@ -215,5 +269,74 @@ mod tests {
         ] {
             assert_eq!(CallKind::of_path(path), kind, "{path}");
         }
+    }
+
+    /// A connection of a client, known by its certificate.
+    fn outside() -> Arc<Usage> {
+        let usage = Arc::new(Usage::new());
+        usage.set_outside();
+        usage
+    }
+
+    /// Opens calls on this connection until the first refusal.
+    fn fill(all: &Arc<OpenCalls>, kind: CallKind, is_stream: bool, usage: &Arc<Usage>) -> Vec<CallPlace> {
+        let open = || CallPlace::take(all, kind, is_stream, Some(Arc::clone(usage))).ok();
+        std::iter::from_fn(open).take(10_000).collect()
+    }
+
+    #[test]
+    fn clients_leave_half_of_all_calls_to_the_cluster() {
+        for kind in [
+            CallKind::Peers,
+            CallKind::Clients,
+            CallKind::Probes,
+            CallKind::Reflection,
+        ] {
+            let all = Arc::new(OpenCalls::default());
+            let (most, _) = kind.most();
+            let clients: Vec<_> = (0..384)
+                .flat_map(|_| fill(&all, kind, false, &outside()))
+                .collect();
+            assert!(clients.len() <= most / 2, "{kind:?}: {}", clients.len());
+            assert!(clients.len() >= most / 2 - FEW, "{kind:?}: {}", clients.len());
+            let peers: Vec<_> = (0..384).flat_map(|_| open_all(&all, kind)).collect();
+            assert!(peers.len() >= most / 2 - FEW, "{kind:?}: {}", peers.len());
+            drop(clients);
+            assert!(
+                !fill(&all, kind, false, &outside()).is_empty(),
+                "{kind:?}: given back"
+            );
+        }
+    }
+
+    #[test]
+    fn peers_leave_clients_no_more_than_is_free() {
+        let all = Arc::new(OpenCalls::default());
+        let kind = CallKind::Clients;
+        let peers: Vec<_> = (0..768).flat_map(|_| open_all(&all, kind)).collect();
+        let clients: Vec<_> = (0..768)
+            .flat_map(|_| fill(&all, kind, false, &outside()))
+            .collect();
+        assert!(peers.len() + clients.len() <= kind.most().0);
+    }
+
+    #[test]
+    fn connection_of_a_client_has_an_eighth_of_the_half_and_half_of_it_as_streams() {
+        let all = Arc::new(OpenCalls::default());
+        let (client, other) = (outside(), outside());
+        let streams = fill(&all, CallKind::Clients, true, &client);
+        assert_eq!(streams.len(), 3_072 / 2 / 8 / 2);
+        let refusal = CallPlace::take(&all, CallKind::Clients, true, Some(Arc::clone(&client))).unwrap_err();
+        assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(status::fate_of(&refusal), Some(status::Fate::NotProposed));
+        let single = fill(&all, CallKind::Clients, false, &client);
+        assert_eq!(streams.len() + single.len(), 3_072 / 2 / 8);
+        assert_eq!(fill(&all, CallKind::Clients, false, &other).len(), 3_072 / 2 / 8);
+        assert_eq!(fill(&all, CallKind::Probes, false, &client).len(), 256 / 2 / 8);
+        drop(streams);
+        assert!(
+            !fill(&all, CallKind::Clients, true, &client).is_empty(),
+            "given back"
+        );
     }
 }

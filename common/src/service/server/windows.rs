@@ -8,7 +8,9 @@
 //!
 //! Limit: 32 × 1 MiB + 736 × 64 KiB, which is 78 MiB of unread data in all.
 //!
-//! A server has a single window size for all connections. So there are two servers, which share all other state.
+//! A server has a single window size and a single limit of concurrent calls for all connections. So there are four
+//! servers, for both windows, and for the cluster and callers outside of it. All other state is shared. Callers outside
+//! the cluster are known by their certificates: without TLS their servers have no connections.
 
 use std::{convert::Infallible, io};
 
@@ -21,7 +23,11 @@ use tonic::{
     transport::{self, Server},
 };
 
-use super::{connections::Connection, handshakes::Handshakes, incoming::IncomingConnections, served::Served};
+use super::{
+    incoming::IncomingConnections,
+    kinds::OUTSIDE_STREAMS_MAX,
+    served::{Served, plain},
+};
 
 /// Number of connections with wide windows: at one process, most clusters have fewer proposers, learners and clients.
 pub(super) const WIDE_MAX: usize = 32;
@@ -30,16 +36,48 @@ const WIDE_BYTES: u32 = 1024 * 1024;
 /// Size in bytes of a narrow window: the initial size in HTTP/2.
 const NARROW_BYTES: u32 = 65_535;
 
-/// Serves the connections of `incoming` with `services` until `stop`, and then until the calls have ended. `server` has
-/// all settings except the windows. `handshakes`: the connections use TLS.
+/// The servers of a process, as channels for accepted connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Servers {
+    wide: mpsc::Sender<Served>,
+    narrow: mpsc::Sender<Served>,
+    outside_wide: mpsc::Sender<Served>,
+    outside_narrow: mpsc::Sender<Served>,
+}
+
+impl Servers {
+    /// Servers that are gone.
+    #[cfg(test)]
+    pub(super) fn closed() -> Self {
+        let channel = || mpsc::channel(1).0;
+        Self {
+            wide: channel(),
+            narrow: channel(),
+            outside_wide: channel(),
+            outside_narrow: channel(),
+        }
+    }
+
+    /// The server of a connection by its window and its caller.
+    pub(super) fn of(&self, is_wide: bool, is_outside: bool) -> &mpsc::Sender<Served> {
+        match (is_wide, is_outside) {
+            (true, false) => &self.wide,
+            (false, false) => &self.narrow,
+            (true, true) => &self.outside_wide,
+            (false, true) => &self.outside_narrow,
+        }
+    }
+}
+
+/// Serves connections with `services` until `stop`, and then until the calls have ended. `server` has all settings except
+/// the windows. `accept` passes accepted connections to the servers.
 ///
 /// # Errors
 /// A server failed.
-pub(super) async fn serve<S>(
+pub(super) async fn serve<S, A>(
     server: Server,
     services: S,
-    incoming: IncomingConnections,
-    handshakes: Option<Handshakes>,
+    accept: impl FnOnce(Servers) -> A,
     stop: CancellationToken,
 ) -> Result<(), transport::Error>
 where
@@ -48,51 +86,49 @@ where
         + Send
         + 'static,
     S::Future: Send,
+    A: Future<Output = ()>,
 {
     // An accepted connection goes to its server at once.
-    let (wide, wide_connections) = mpsc::channel(1);
-    let (narrow, narrow_connections) = mpsc::channel(1);
-    let serve = |window: u32, connections: mpsc::Receiver<Served>| {
+    let channel = || mpsc::channel(1);
+    let [
+        (wide, to_wide),
+        (narrow, to_narrow),
+        (outside_wide, to_outside_wide),
+        (outside_narrow, to_outside_narrow),
+    ] = std::array::from_fn(|_| channel());
+    let serve = |server: &Server, window: u32, connections: mpsc::Receiver<Served>| {
         let connections = ReceiverStream::new(connections).map(Ok::<_, io::Error>);
-        let server = server
-            .clone()
+        let mut server = server.clone();
+        server = server
             .initial_connection_window_size(window)
             .initial_stream_window_size(window);
         server.serve_with_incoming_shutdown(services.clone(), connections, stop.clone().cancelled_owned())
     };
-    let sorting = stop.run_until_cancelled(async {
-        match handshakes {
-            None => sort(incoming, wide, narrow).await,
-            Some(handshakes) => {
-                let server_of = |connection: &Connection| server_of(connection, &wide, &narrow).clone();
-                handshakes.run(incoming, server_of).await;
-            }
-        }
-    });
-    let (_, wide, narrow) = tokio::join!(
-        sorting,
-        serve(WIDE_BYTES, wide_connections),
-        serve(NARROW_BYTES, narrow_connections)
+    let outside = server.clone().max_concurrent_streams(OUTSIDE_STREAMS_MAX);
+    let servers = Servers {
+        wide,
+        narrow,
+        outside_wide,
+        outside_narrow,
+    };
+    let (_, wide, narrow, outside_wide, outside_narrow) = tokio::join!(
+        stop.run_until_cancelled(accept(servers)),
+        serve(&server, WIDE_BYTES, to_wide),
+        serve(&server, NARROW_BYTES, to_narrow),
+        serve(&outside, WIDE_BYTES, to_outside_wide),
+        serve(&outside, NARROW_BYTES, to_outside_narrow)
     );
-    wide.and(narrow)
+    wide.and(narrow).and(outside_wide).and(outside_narrow)
 }
 
-/// Hands each connection to the server of its window, until a server is gone.
-async fn sort(mut incoming: IncomingConnections, wide: mpsc::Sender<Served>, narrow: mpsc::Sender<Served>) {
+/// Passes plaintext connections to their servers, until a server is gone.
+pub(super) async fn accept_plain(mut incoming: IncomingConnections, servers: Servers) {
     while let Some(connection) = incoming.next().await {
         // The listener reports its own failures and continues.
         let Ok(connection) = connection else { continue };
-        let server = server_of(&connection, &wide, &narrow);
-        if server.send(Served::plain(connection)).await.is_err() {
+        let server = servers.of(connection.is_wide(), false);
+        if server.send(plain(connection)).await.is_err() {
             return;
         }
     }
-}
-
-fn server_of<'a>(
-    connection: &Connection,
-    wide: &'a mpsc::Sender<Served>,
-    narrow: &'a mpsc::Sender<Served>,
-) -> &'a mpsc::Sender<Served> {
-    if connection.is_wide() { wide } else { narrow }
 }

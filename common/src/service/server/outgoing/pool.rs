@@ -1,4 +1,7 @@
 //! A pool of bytes: grants room, queues calls, and closes connections to make room.
+//!
+//! Callers outside the cluster have at most half of the pool together, and one of their connections an eighth of this half.
+//! Calls that wait for this half hold up no call of an acceptor, proposer or learner.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -18,6 +21,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) const PATIENCE_UNUSED: Duration = Duration::from_secs(10);
 /// Interval of the search for stalled readers while calls wait.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
+/// A connection of a caller outside the cluster has at most one in N of the bytes of these callers.
+const CONNECTION_PART: usize = 8;
 
 /// The bytes of one purpose.
 pub(super) struct Pool {
@@ -34,12 +39,16 @@ impl fmt::Debug for Pool {
 #[derive(Default)]
 pub(super) struct PoolState {
     pub(super) bytes: usize,
+    /// Of callers outside the cluster.
+    outside_bytes: usize,
     of_connections: HashMap<ConnectionKey, usize>,
     next_key: u64,
     pub(super) held: BTreeMap<u64, HeldAnswer>,
     waiting: VecDeque<WaitingCall>,
     /// A waiting call is not held back by the share of its connection: the call waits for the pool.
     is_scarce: bool,
+    /// A waiting call waits for the half of the callers outside the cluster.
+    is_outside_scarce: bool,
     /// Time of the last search for stalled readers.
     pub(super) looked_at: Option<Instant>,
 }
@@ -87,9 +96,24 @@ pub(super) struct WaitingCall {
     granted: oneshot::Sender<Charge>,
 }
 
+/// Why a call gets no room now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    /// The connection has its share.
+    Share,
+    /// Callers outside the cluster have their half.
+    OutsideHalf,
+    /// The pool is full.
+    Pool,
+}
+
 /// There is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct PoolFull;
+
+fn is_outside(usage: Option<&Arc<Usage>>) -> bool {
+    usage.is_some_and(|usage| usage.is_outside())
+}
 
 impl Pool {
     pub(super) fn new(bytes_max: usize) -> Self {
@@ -109,12 +133,13 @@ impl Pool {
         bytes: usize,
         usage: Option<&Arc<Usage>>,
     ) -> Result<Charge, oneshot::Receiver<Charge>> {
-        let bytes = bytes.min(self.bytes_max);
+        let bytes = bytes.min(self.most_of(usage));
         let mut state = self.lock();
         if let Some(charge) = self.take_free(&mut state, bytes, usage) {
             return Ok(charge);
         }
-        state.is_scarce |= !state.has_share(self.bytes_max, bytes, usage);
+        let obstacle = self.obstacle(&state, bytes, usage);
+        state.note(obstacle);
         let (granted, receiver) = oneshot::channel();
         let usage = usage.cloned();
         state.waiting.push_back(WaitingCall {
@@ -131,7 +156,7 @@ impl Pool {
         bytes: usize,
         usage: Option<&Arc<Usage>>,
     ) -> Option<Charge> {
-        self.take_free(&mut self.lock(), bytes.min(self.bytes_max), usage)
+        self.take_free(&mut self.lock(), bytes.min(self.most_of(usage)), usage)
     }
 
     fn take_free(
@@ -140,7 +165,8 @@ impl Pool {
         bytes: usize,
         usage: Option<&Arc<Usage>>,
     ) -> Option<Charge> {
-        let is_free = !state.is_scarce && state.is_room(self.bytes_max, bytes, usage);
+        let is_behind = state.is_scarce || (state.is_outside_scarce && is_outside(usage));
+        let is_free = !is_behind && self.obstacle(state, bytes, usage).is_none();
         is_free.then(|| self.charge(state, bytes, usage.cloned()))
     }
 
@@ -156,7 +182,7 @@ impl Pool {
         usage: Option<&Arc<Usage>>,
     ) -> Result<Charge, PoolFull> {
         let mut state = self.lock();
-        if state.bytes + bytes > self.bytes_max {
+        if bytes > self.free_for(&state, usage) {
             return Err(PoolFull);
         }
         Ok(self.charge(&mut state, bytes, usage.cloned()))
@@ -165,7 +191,7 @@ impl Pool {
     fn charge(self: &Arc<Self>, state: &mut PoolState, bytes: usize, usage: Option<Arc<Usage>>) -> Charge {
         let key = state.next_key;
         state.next_key += 1;
-        state.grow(connection_of(usage.as_ref()), bytes);
+        state.grow(usage.as_ref(), bytes);
         let held = HeldAnswer {
             bytes,
             usage,
@@ -177,35 +203,86 @@ impl Pool {
         Charge { pool, key }
     }
 
+    /// Limit in bytes of all answers of callers of this side.
+    fn most_of(&self, usage: Option<&Arc<Usage>>) -> usize {
+        if is_outside(usage) {
+            self.bytes_max / 2
+        } else {
+            self.bytes_max
+        }
+    }
+
+    /// Free bytes for callers of this side.
+    fn free_for(&self, state: &PoolState, usage: Option<&Arc<Usage>>) -> usize {
+        let free = self.bytes_max.saturating_sub(state.bytes);
+        if is_outside(usage) {
+            free.min((self.bytes_max / 2).saturating_sub(state.outside_bytes))
+        } else {
+            free
+        }
+    }
+
+    /// Why there is no room for this call, if so.
+    fn obstacle(&self, state: &PoolState, bytes: usize, usage: Option<&Arc<Usage>>) -> Option<Obstacle> {
+        let connection = connection_of(usage);
+        let of_connection = state.of_connections.get(&connection).copied().unwrap_or_default();
+        let free = self.free_for(state, usage);
+        let share = if is_outside(usage) {
+            free.min(self.bytes_max / 2 / CONNECTION_PART)
+        } else {
+            free
+        };
+        // A connection without other answers may have an answer of any size.
+        if connection.is_some() && of_connection > 0 && of_connection + bytes > share {
+            Some(Obstacle::Share)
+        } else if state.bytes + bytes > self.bytes_max {
+            Some(Obstacle::Pool)
+        } else if bytes > free {
+            Some(Obstacle::OutsideHalf)
+        } else {
+            None
+        }
+    }
+
     /// Gives room to the waiting calls, as far as there is room.
     fn grant(self: &Arc<Self>, mut state: MutexGuard<'_, PoolState>) {
+        (state.is_scarce, state.is_outside_scarce) = (false, false);
         if state.waiting.is_empty() {
-            state.is_scarce = false;
             return;
         }
         let mut grants = Vec::new();
         let mut passed = VecDeque::new();
         // The connection that was held back last: often all waiting calls are of the same connection.
         let mut held_back = None;
-        state.is_scarce = false;
         while let Some(next) = state.waiting.pop_front() {
             let connection = connection_of(next.usage.as_ref());
             if next.granted.is_closed() {
                 continue;
             }
-            if connection.is_some() && connection == held_back {
+            let usage = next.usage.as_ref();
+            let is_behind = state.is_outside_scarce && is_outside(usage);
+            if is_behind || (connection.is_some() && connection == held_back) {
                 passed.push_back(next);
-            } else if state.is_room(self.bytes_max, next.bytes, next.usage.as_ref()) {
-                let charge = self.charge(&mut state, next.bytes, next.usage);
-                grants.push((next.granted, charge));
-            } else if state.has_share(self.bytes_max, next.bytes, next.usage.as_ref()) {
-                held_back = connection;
-                passed.push_back(next);
-            } else {
+                continue;
+            }
+            let obstacle = self.obstacle(&state, next.bytes, usage);
+            state.note(obstacle);
+            match obstacle {
+                None => {
+                    let charge = self.charge(&mut state, next.bytes, next.usage);
+                    grants.push((next.granted, charge));
+                }
+                Some(Obstacle::Share) => {
+                    held_back = connection;
+                    passed.push_back(next);
+                }
+                // No later call of these callers goes first.
+                Some(Obstacle::OutsideHalf) => passed.push_back(next),
                 // The call waits for the pool itself: no later call goes first.
-                state.is_scarce = true;
-                passed.push_back(next);
-                break;
+                Some(Obstacle::Pool) => {
+                    passed.push_back(next);
+                    break;
+                }
             }
         }
         passed.append(&mut state.waiting);
@@ -218,20 +295,17 @@ impl Pool {
     }
 
     /// Closes connections whose readers take nothing, the longest stalled first, until the first waiting call has room
-    /// and `wanted` bytes are free.
-    pub(super) fn cut_off(self: &Arc<Self>, wanted: usize) {
+    /// and `wanted` bytes are free for callers of the side of `usage`. For room in the half of the callers outside the
+    /// cluster, only connections of such callers are closed.
+    pub(super) fn cut_off(self: &Arc<Self>, wanted: usize, usage: Option<&Arc<Usage>>) {
         let mut state = self.lock();
         let is_recent = |at: Instant| at.elapsed() < LOOK;
-        let is_scarce = state.is_scarce || wanted > 0;
+        let is_scarce = state.is_scarce || state.is_outside_scarce || wanted > 0;
         if !is_scarce || state.looked_at.is_some_and(is_recent) {
             return;
         }
         state.looked_at = Some(Instant::now());
-        let mut waiting = state.waiting.iter();
-        let first = waiting.find(|next| !state.has_share(self.bytes_max, next.bytes, next.usage.as_ref()));
-        let free = self.bytes_max.saturating_sub(state.bytes);
-        let wanted = first.map_or(0, |first| first.bytes).max(wanted);
-        let mut missing = wanted.saturating_sub(free);
+        let (mut missing, mut outside_missing) = self.missing(&state, wanted, usage);
         let mut still: Vec<_> = state
             .held
             .values()
@@ -241,31 +315,59 @@ impl Pool {
         still.sort_by_key(|&(since, _)| since);
         let mut seen = HashSet::new();
         for (_, usage) in still {
-            if missing == 0 {
-                break;
-            }
+            let is_outside = usage.is_outside();
+            let helps = missing > 0 || (outside_missing > 0 && is_outside);
             let connection = connection_of(Some(usage));
-            if seen.insert(connection) {
+            if helps && seen.insert(connection) {
                 usage.close_because(
                     "the peer reads nothing of a large answer, and other answers wait for room",
                 );
                 let freed = state.of_connections.get(&connection).copied().unwrap_or_default();
                 missing = missing.saturating_sub(freed);
+                if is_outside {
+                    outside_missing = outside_missing.saturating_sub(freed);
+                }
             }
         }
         // A call that has stopped waiting may have blocked the next.
         self.grant(state);
     }
+
+    /// Missing bytes of the pool, and of the half of the callers outside the cluster: for the first call that waits for
+    /// each, and for `wanted` bytes of an answer.
+    fn missing(&self, state: &PoolState, wanted: usize, usage: Option<&Arc<Usage>>) -> (usize, usize) {
+        let first = |obstacle: Obstacle| {
+            let waits =
+                |next: &&WaitingCall| self.obstacle(state, next.bytes, next.usage.as_ref()) == Some(obstacle);
+            state.waiting.iter().find(waits).map_or(0, |first| first.bytes)
+        };
+        let of_pool = first(Obstacle::Pool).max(wanted);
+        let free = self.bytes_max.saturating_sub(state.bytes);
+        let wanted_outside = if is_outside(usage) { wanted } else { 0 };
+        let of_outside = first(Obstacle::OutsideHalf).max(wanted_outside);
+        let free_outside = (self.bytes_max / 2).saturating_sub(state.outside_bytes);
+        (
+            of_pool.saturating_sub(free),
+            of_outside.saturating_sub(free_outside),
+        )
+    }
 }
 
 impl PoolState {
-    fn grow(&mut self, connection: ConnectionKey, bytes: usize) {
+    fn grow(&mut self, usage: Option<&Arc<Usage>>, bytes: usize) {
         self.bytes += bytes;
-        *self.of_connections.entry(connection).or_default() += bytes;
+        if is_outside(usage) {
+            self.outside_bytes += bytes;
+        }
+        *self.of_connections.entry(connection_of(usage)).or_default() += bytes;
     }
 
-    fn shrink(&mut self, connection: ConnectionKey, bytes: usize) {
+    fn shrink(&mut self, usage: Option<&Arc<Usage>>, bytes: usize) {
         self.bytes -= bytes;
+        if is_outside(usage) {
+            self.outside_bytes -= bytes;
+        }
+        let connection = connection_of(usage);
         if let Some(of_connection) = self.of_connections.get_mut(&connection) {
             *of_connection -= bytes;
             if *of_connection == 0 {
@@ -274,16 +376,13 @@ impl PoolState {
         }
     }
 
-    fn is_room(&self, bytes_max: usize, bytes: usize, usage: Option<&Arc<Usage>>) -> bool {
-        self.bytes + bytes <= bytes_max && !self.has_share(bytes_max, bytes, usage)
-    }
-
-    /// Whether this connection would have more than the free bytes.
-    fn has_share(&self, bytes_max: usize, bytes: usize, usage: Option<&Arc<Usage>>) -> bool {
-        let connection = connection_of(usage);
-        let of_connection = self.of_connections.get(&connection).copied().unwrap_or_default();
-        let free = bytes_max.saturating_sub(self.bytes);
-        connection.is_some() && of_connection > 0 && of_connection + bytes > free
+    /// A call waits because of this obstacle.
+    fn note(&mut self, obstacle: Option<Obstacle>) {
+        match obstacle {
+            Some(Obstacle::Pool) => self.is_scarce = true,
+            Some(Obstacle::OutsideHalf) => self.is_outside_scarce = true,
+            Some(Obstacle::Share) | None => {}
+        }
     }
 }
 
@@ -304,10 +403,10 @@ impl Charge {
         let Some(held) = state.held.get_mut(&self.key) else {
             return;
         };
-        let connection = connection_of(held.usage.as_ref());
+        let usage = held.usage.clone();
         let before = std::mem::replace(&mut held.bytes, bytes);
-        state.grow(connection, bytes);
-        state.shrink(connection, before);
+        state.grow(usage.as_ref(), bytes);
+        state.shrink(usage.as_ref(), before);
         if bytes < before {
             self.pool.grant(state);
         }
@@ -320,7 +419,7 @@ impl Charge {
         let rest = held.bytes.checked_sub(bytes).filter(|&rest| rest > 0)?;
         held.bytes = bytes;
         let usage = held.usage.clone();
-        state.shrink(connection_of(usage.as_ref()), rest);
+        state.shrink(usage.as_ref(), rest);
         Some(self.pool.charge(&mut state, rest, usage))
     }
 
@@ -349,7 +448,7 @@ impl Drop for Charge {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
         if let Some(held) = state.held.remove(&self.key) {
-            state.shrink(connection_of(held.usage.as_ref()), held.bytes);
+            state.shrink(held.usage.as_ref(), held.bytes);
         }
         self.pool.grant(state);
     }

@@ -148,7 +148,7 @@ async fn connection_with_a_stalled_reader_is_closed_once_another_waits() {
     age(&pool, PATIENCE);
     // Taken: this reader is active.
     drop(reading_parts.next());
-    pool.cut_off(0);
+    pool.cut_off(0, None);
     assert!(!slow.is_closing(), "no call waits");
     let room = Room::of(account(&pool, &newcomer));
     assert!(!is_taken(&room, ALL / 4));
@@ -224,4 +224,89 @@ fn only_a_refusal_before_the_answer_is_built_says_not_proposed() {
     assert_eq!(status::fate_of(&no_room()), None);
     assert_eq!(no_room().code(), tonic::Code::ResourceExhausted);
     assert_eq!(status::fate_of(&not_built()), Some(status::Fate::NotProposed));
+}
+
+/// A connection of a client, known by its certificate.
+fn client() -> Arc<Usage> {
+    let usage = connection();
+    usage.set_outside();
+    usage
+}
+
+#[tokio::test]
+async fn clients_have_half_of_a_pool_and_one_connection_an_eighth_of_it() {
+    let pool = pool();
+    let greedy = client();
+    let rooms: Vec<_> = (0..64).map(|_| Room::of(account(&pool, &greedy))).collect();
+    let taken = rooms.iter().filter(|room| is_taken(room, ALL / 64));
+    assert_eq!(taken.count(), 4, "an eighth of the half");
+    let others: Vec<_> = (0..64).map(|_| Room::of(account(&pool, &client()))).collect();
+    let taken = others.iter().filter(|room| is_taken(room, ALL / 64));
+    assert_eq!(taken.count(), 28, "the rest of the half");
+    assert_eq!(bytes(&pool), ALL / 2);
+    // A finished answer finds no room either.
+    let part = Bytes::from(vec![7; 2 * FREE_BYTES]);
+    assert!(account(&pool, &client()).hand_over(part).is_err());
+    let peer = Room::of(account(&pool, &connection()));
+    assert!(is_taken(&peer, ALL / 2), "the other half is for peers");
+}
+
+#[tokio::test]
+async fn large_answer_of_a_client_waits_for_the_half_in_front_of_small_ones_and_not_of_peers() {
+    let pool = pool();
+    let rooms: [Room; 4] = std::array::from_fn(|_| Room::of(account(&pool, &client())));
+    let [first, little, large, small] = rooms;
+    assert!(is_taken(&first, ALL / 4) && is_taken(&little, ALL / 64));
+    let take = |room: &Room, bytes| {
+        let room = room.clone();
+        tokio::spawn(async move { room.take(bytes).await })
+    };
+    let mut larges = take(&large, ALL / 2);
+    tokio::task::yield_now().await;
+    // The half has room for these small answers, and they come later.
+    assert!(!is_taken(&small, ALL / 64));
+    let mut smalls = take(&small, ALL / 64);
+    tokio::task::yield_now().await;
+    little.give_back();
+    let peer = Room::of(account(&pool, &connection()));
+    assert!(is_taken(&peer, ALL / 4));
+    let soon = Duration::from_millis(20);
+    assert!(timeout(soon, &mut smalls).await.is_err() && timeout(soon, &mut larges).await.is_err());
+    first.give_back();
+    larges.await.unwrap();
+    assert!(timeout(soon, &mut smalls).await.is_err(), "the half is in use");
+    large.give_back();
+    smalls.await.unwrap();
+}
+
+#[tokio::test]
+async fn answer_larger_than_a_share_is_for_a_connection_without_other_answers() {
+    let pool = pool();
+    let usage = client();
+    let (large, next) = (Room::of(account(&pool, &usage)), Room::of(account(&pool, &usage)));
+    assert!(is_taken(&large, ALL / 4));
+    assert!(!is_taken(&next, ALL / 64));
+    large.give_back();
+    assert!(is_taken(&next, ALL / 64));
+}
+
+#[tokio::test]
+async fn stalled_client_and_no_stalled_peer_is_closed_for_the_half_of_clients() {
+    let pool = pool();
+    let (slow, peer) = (client(), connection());
+    let hand_over = |usage, bytes| {
+        account(&pool, usage)
+            .hand_over(Bytes::from(vec![7; bytes]))
+            .unwrap()
+    };
+    let mut peer_parts = hand_over(&peer, ALL / 4);
+    let stuck_peer = peer_parts.next();
+    let mut parts = hand_over(&slow, ALL / 2);
+    let stuck = parts.next();
+    age(&pool, PATIENCE);
+    let room = Room::of(account(&pool, &client()));
+    assert!(!is_taken(&room, ALL / 8));
+    assert!(slow.is_closing() && !peer.is_closing());
+    drop((stuck, parts, stuck_peer, peer_parts));
+    assert!(is_taken(&room, ALL / 8));
 }
