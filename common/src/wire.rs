@@ -19,6 +19,7 @@ pub mod command;
 mod forming;
 pub mod heard;
 mod identity;
+pub mod opener;
 mod promise;
 mod report;
 pub mod snapshot;

@@ -416,7 +416,8 @@ impl Learner for LearnerService {
                 let version = reads::read_version(version)?;
                 in_time(&metadata, opened.result_of(version, &room, trace)).await?
             }
-            Some(result_request::Command::Session(stamp)) => {
+            Some(result_request::Command::Session(mut stamp)) => {
+                results::bind(&mut stamp, &extensions);
                 in_time(&metadata, opened.result_of_session(&stamp, &room, trace)).await?
             }
         };

@@ -101,17 +101,25 @@ impl Service {
         command: Option<pb::Command>,
         trace: Option<&SpanContext>,
         forwarded: bool,
-        caller: Option<IpAddr>,
+        (caller, rights): (Option<IpAddr>, &Rights),
     ) -> Result<Pending, Status> {
+        if forwarded {
+            // Only proposers forward commands.
+            rights.check(&[RoleName::Proposer], "a forwarded command")?;
+        }
         if self.views.borrow().cluster.is_none() {
             return Err(status::unavailable(
                 "the cluster is not formed yet",
                 Fate::NotProposed,
             ));
         }
-        let command = command.ok_or_else(|| status::invalid_argument("command is missing"))?;
+        let mut command = command.ok_or_else(|| status::invalid_argument("command is missing"))?;
         state_limit::admit(&command, self.views.borrow().state_bytes, self.state_bytes_max)?;
         self.openings.admit(&command, caller)?;
+        // The proposer that forwarded a command has bound the command to the caller.
+        if let Some(name) = rights.caller_name().filter(|_| !forwarded) {
+            wire::opener::bind_command(&mut command, &name);
+        }
         let command =
             wire::command::encode(command).map_err(|error| status::invalid_argument(error.to_string()))?;
         Ok(Pending {
@@ -123,14 +131,6 @@ impl Service {
             forwarded,
         })
     }
-}
-
-/// Only proposers forward commands.
-fn check_forwarded(forwarded: bool, rights: &Rights) -> Result<(), Status> {
-    if forwarded {
-        rights.check(&[RoleName::Proposer], "a forwarded command")?;
-    }
-    Ok(())
 }
 
 #[tonic::async_trait]
@@ -151,8 +151,7 @@ impl Proposer for Service {
             context.and_then(|context| Incoming::read(context.as_bytes()).sampled())
         });
         let pb::ProposeRequest { command, forwarded } = request.into_inner();
-        check_forwarded(forwarded, &rights)?;
-        let pending = self.pending(command, trace.as_ref(), forwarded, caller)?;
+        let pending = self.pending(command, trace.as_ref(), forwarded, (caller, &rights))?;
         let mut call = UnaryCall {
             request: pending.request,
             inputs: &self.inputs,

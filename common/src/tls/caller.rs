@@ -41,7 +41,7 @@ impl Caller {
         !self.roles.intersects(RoleSet::of(&RoleName::SERVERS))
     }
 
-    /// The name of the caller for limits and sessions: the client's own name, or the roles.
+    /// The name of the caller, for sessions: the client's own name, or the roles.
     pub fn name(&self) -> String {
         let roles = self.roles.to_string();
         self.own_name

@@ -6,16 +6,17 @@ use paxos_common::{
         machine::{Judgement, Machine, Outcome, sessions::Recorded},
         slot::Version,
     },
-    service::server::Room,
+    service::server::{Room, rights},
     trace::SpanContext,
     wire::{
         command::read_stamp,
+        opener::bind_stamp,
         status::{invalid_argument, kept_slots_of, out_of_range},
     },
 };
 use paxos_proto::v1::{self as pb, command::Operation, duplicate, result_response};
 use prost::Message as _;
-use tonic::Status;
+use tonic::{Extensions, Status};
 
 use super::{ServingState, reads::register, streams};
 use crate::record::Record;
@@ -69,6 +70,13 @@ impl ServingState {
             }
             other => other,
         }
+    }
+}
+
+/// Binds a stamp to the caller, as the proposer did for the commands of the session.
+pub(super) fn bind(stamp: &mut pb::SessionStamp, extensions: &Extensions) {
+    if let Some(name) = rights(extensions).caller_name() {
+        bind_stamp(stamp, &name);
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use super::{Service, check_forwarded, word};
+use super::{Service, word};
 use crate::{
     input::Input,
     requests::{self, OutcomeSender},
@@ -159,10 +159,8 @@ impl Conversation {
             // With tracing off, the caller's sampled context is passed on.
             None => incoming.sampled(),
         };
-        let pending = check_forwarded(forwarded, &self.rights).and_then(|()| {
-            self.service
-                .pending(command, trace.as_ref(), forwarded, self.caller)
-        });
+        let caller = (self.caller, &self.rights);
+        let pending = self.service.pending(command, trace.as_ref(), forwarded, caller);
         let pending = match pending {
             Ok(pending) => pending,
             Err(status) => {

@@ -105,6 +105,14 @@ enum Granted {
 }
 
 impl Rights {
+    /// The name of the caller, by its certificate; `None` without TLS.
+    pub fn caller_name(&self) -> Option<String> {
+        match &self.0 {
+            Granted::All | Granted::None => None,
+            Granted::Of(from, _) => Some(from.caller.name()),
+        }
+    }
+
     /// The rights of a caller without TLS: all.
     pub const ALL: Self = Self(Granted::All);
     /// No rights.
