@@ -2,11 +2,10 @@
 
 use std::{fs, path::Path};
 
-use crate::harness::{BackgroundLoad, Cluster, LoadOutcome, Process, free_ports, until};
+use crate::harness::{BackgroundLoad, Cluster, LoadOutcome, Process, channel, free_ports, until};
 use nix::sys::signal::Signal;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, quorum::Configuration},
-    peer::connect_lazy,
     wire,
 };
 use paxos_proto::v1::{
@@ -16,7 +15,7 @@ use paxos_proto::v1::{
 impl Cluster {
     /// The calls of a forming proposer, made by the test: the acceptors end up as after a proposer killed midway.
     async fn form(&self, acceptor: usize, step: Option<Step>) -> FormResponse {
-        let channel = connect_lazy(&self.acceptors[acceptor].address);
+        let channel = channel(&self.acceptors[acceptor].address);
         until("the acceptor answers", async || {
             let request = FormRequest {
                 caller: Some(wire::caller(None)),

@@ -11,6 +11,8 @@ mod sweep;
 
 use std::collections::BTreeSet;
 
+pub(crate) use crowd::raise_open_files;
+
 use crate::harness::{BackgroundLoad, Cluster, LoadOutcome, Process, until};
 use bytes::Bytes;
 use frames::{Http2, prefixed};

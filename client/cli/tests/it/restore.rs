@@ -143,14 +143,10 @@ async fn start(cluster: &mut Cluster, learner: &str) -> Client {
     cluster.add_proposer(&cluster.urls(), &[]);
     let data_dir = cluster.path(learner);
     cluster.add_learner(learner.to_owned(), &["--data-dir", &data_dir]);
-    let address = cluster.learners.last().unwrap().address.to_string();
-    let listen = address.strip_prefix("http://").unwrap().to_owned();
+    let address = cluster.learners.last().unwrap().address.clone();
+    let listen = address.host_and_port();
     until("the learner is ready", async || {
-        run(&["healthcheck", &listen])
-            .await
-            .status
-            .success()
-            .then_some(())
+        run(&["healthcheck", listen]).await.status.success().then_some(())
     })
     .await;
     cluster.client()

@@ -1,16 +1,35 @@
 //! Clusters with mutual TLS.
 
+mod again;
+mod attacks;
 mod crowds;
+mod downgrade;
 mod errors;
 mod files;
+mod foreign;
 mod rights;
 mod rotation;
 
 use std::time::Duration;
 
 use paxos_client::Condition;
+use paxos_common::peer::MessageLimits as _;
+use paxos_proto::v1::acceptor_client::AcceptorClient;
+use tonic::{Code, Status, transport::Channel};
 
-use crate::harness::{Cluster, paxos, run_with, stderr, stdout, until};
+use crate::harness::{BackgroundLoad, Cluster, paxos, run_with, stderr, stdout, tls, until};
+
+/// A client of an acceptor, with the certificate of this role.
+fn acceptor(cluster: &Cluster, number: usize, role: &str) -> AcceptorClient<Channel> {
+    let dialer = tls::dialer(cluster.files(role));
+    AcceptorClient::new(dialer.to_acceptor(&cluster.acceptors[number].address)).with_message_limits()
+}
+
+/// Checks that the caller has no right to a call.
+fn is_denied<T: std::fmt::Debug>(answer: Result<T, Status>) {
+    let refusal = answer.unwrap_err();
+    assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal}");
+}
 
 #[tokio::test]
 async fn secure_cluster_serves_clients_and_changes_its_leader() {
@@ -156,11 +175,24 @@ async fn role_that_listens_for_other_machines_needs_certificates_or_insecure() {
     child.wait().unwrap();
 }
 
+/// The export of traces switches on a feature `tls-…` of tonic in this program, as another crate may do in a program with
+/// the library. `.ci/clients` runs the library in a program without.
+#[tokio::test]
+async fn library_connects_in_a_program_with_the_tls_of_tonic() {
+    // Exists with such a feature alone.
+    let _own = tonic::transport::ClientTlsConfig::new();
+    let cluster = Cluster::start_secure(1, 1, 1).await;
+    let client = cluster.client_with(cluster.files("client"));
+    client.put("colour", "blue").await.unwrap();
+    assert_eq!(client.get("colour").await.unwrap().unwrap().value, "blue");
+}
+
 #[tokio::test]
 async fn cluster_formed_in_plaintext_goes_on_with_tls() {
     let mut cluster = Cluster::start(3, 1, 1).await;
-    cluster.client().put("colour", "blue").await.unwrap();
-    let before = cluster.status().await.0["cluster_id"].clone();
+    let load = BackgroundLoad::start(&cluster, 1, 100, 4).finish().await;
+    let log_before = cluster.log_of(&cluster.learners[0], load.end()).await;
+    let before = cluster_id(&cluster).await;
     let processes = cluster
         .acceptors
         .iter_mut()
@@ -170,9 +202,19 @@ async fn cluster_formed_in_plaintext_goes_on_with_tls() {
         process.kill();
     }
     cluster.make_secure().await;
-    let client = cluster.client();
-    assert_eq!(client.get("colour").await.unwrap().unwrap().value, "blue");
-    client.put("colour", "red").await.unwrap();
-    let (status, _) = cluster.status().await;
-    assert_eq!(status["cluster_id"], before, "{status}");
+    let log_after = cluster.log_of(&cluster.learners[0], load.end()).await;
+    assert!(!log_before.is_empty());
+    assert_eq!(log_before, log_after);
+    cluster.client().put("colour", "red").await.unwrap();
+    assert!(!before.is_empty());
+    assert_eq!(cluster_id(&cluster).await, before);
+}
+
+async fn cluster_id(cluster: &Cluster) -> Vec<u8> {
+    until("an acceptor answers", async || cluster.acceptor_status(0).await)
+        .await
+        .stamp
+        .unwrap()
+        .cluster_id
+        .to_vec()
 }

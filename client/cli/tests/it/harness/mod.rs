@@ -27,6 +27,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(crate) use load::{BackgroundLoad, LoadOutcome, commands_of};
 pub(crate) use proxy::{Cut, Proxy};
+pub(crate) use tls::channel;
 
 /// Time limit for any condition, longer than every legitimate wait on a busy machine: a condition still false by then
 /// is a fault.
@@ -89,6 +90,7 @@ pub(crate) fn paxos(args: &[&str]) -> Command {
     }
     // The usual ports are few, and many processes run here.
     command.env("PAXOS_METRICS_LISTEN", "off");
+    command.envs(tls::of_commands());
     command.args(args).stdin(Stdio::null());
     command
 }
@@ -136,7 +138,8 @@ pub(crate) struct Process {
 impl Process {
     /// A role that listens on `port` and logs to a file in `dir`.
     pub(crate) fn role(dir: &Path, role: &str, name: String, port: u16, flags: &[&str]) -> Self {
-        Self::role_with(dir, role, name, port, flags, Environment::new())
+        let environment = tls::of_role(&tls::of_tests(Environment::new()), role);
+        Self::role_with(dir, role, name, port, flags, environment)
     }
 
     /// As [`role`](Self::role), in this environment.
@@ -264,7 +267,7 @@ pub(crate) struct Cluster {
 }
 
 /// Waits for room for a cluster.
-async fn room() -> SemaphorePermit<'static> {
+pub(crate) async fn room() -> SemaphorePermit<'static> {
     ROOM.acquire().await.expect("never closed")
 }
 
@@ -353,7 +356,7 @@ impl Cluster {
             acceptors: Vec::new(),
             proposers: Vec::new(),
             learners: Vec::new(),
-            environment: tls::of_tests(dir.path(), environment),
+            environment: tls::of_tests(environment),
             dir,
             _room: room,
         };

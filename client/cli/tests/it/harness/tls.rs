@@ -1,6 +1,7 @@
 //! Clusters with mutual TLS: certificates by `paxos cert`, and certificates with faults.
 //!
-//! With the variable `PAXOS_TEST_TLS` in the environment of the tests, every cluster uses TLS.
+//! With the variable `PAXOS_TEST_TLS` in the environment of the tests, every cluster uses TLS: the variable names a
+//! directory of [`make_certificates_of_tests`].
 
 use std::{
     fs,
@@ -8,9 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use paxos_client::{Client, ClientConfig, TlsFiles, TlsSettings};
+use paxos_client::{Address, Client, ClientConfig, TlsFiles, TlsSettings};
 use paxos_common::{
-    peer::Dialer,
+    peer::{Dialer, connect_lazy},
     tls::{Domain, OwnRole, Tls},
 };
 use rcgen::{
@@ -18,11 +19,14 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use time::{Duration, OffsetDateTime};
+use tonic::transport::Channel;
 
 use super::{Cluster, Environment, Process, paxos};
 
 /// Names the directory of the certificates in the environment of a cluster.
 const CERTIFICATES: &str = "PAXOS_TEST_TLS";
+/// Directory of the certificate of commands.
+const COMMANDS: &str = "commands";
 
 /// Makes or renews certificates in this directory.
 pub(crate) fn make_certificates(dir: &Path) {
@@ -30,12 +34,41 @@ pub(crate) fn make_certificates(dir: &Path) {
     assert!(made.status.success(), "{made:?}");
 }
 
-/// The environment of a cluster in `dir`: with TLS, if the tests run with TLS.
-pub(super) fn of_tests(dir: &Path, environment: Environment) -> Environment {
-    if std::env::var_os(CERTIFICATES).is_none() || directory(&environment).is_some() {
-        return environment;
+/// Makes certificates for `PAXOS_TEST_TLS`. The commands of the tests use a certificate of a client and operator.
+pub(crate) fn make_certificates_of_tests(dir: &Path) {
+    make_certificates(dir);
+    let names = ["client.paxos.internal", "operator.paxos.internal"];
+    let ca = TestCa::of_cluster(dir);
+    ca.issue(&Wanted::of(&names), &ca.pem, &dir.join(COMMANDS));
+}
+
+/// The directory of certificates for all tests, if the tests run with TLS.
+fn of_all_tests() -> Option<PathBuf> {
+    std::env::var_os(CERTIFICATES).map(PathBuf::from)
+}
+
+/// The environment of a cluster: with TLS, if the tests run with TLS.
+pub(super) fn of_tests(mut environment: Environment) -> Environment {
+    if let Some(dir) = of_all_tests()
+        && directory(&environment).is_none()
+    {
+        environment.push((CERTIFICATES, dir.display().to_string()));
     }
-    secure(dir, environment)
+    environment
+}
+
+/// The environment of commands, if the tests run with TLS.
+pub(super) fn of_commands() -> Environment {
+    let files = of_all_tests().map(|dir| files(&dir, COMMANDS));
+    files.map(|files| variables(&files)).unwrap_or_default()
+}
+
+/// A channel to a process, for messages of the contract. If the tests run with TLS, with the certificate of commands.
+pub(crate) fn channel(address: &Address) -> Channel {
+    match of_all_tests() {
+        Some(dir) if address.is_tls() => dialer(files(&dir, COMMANDS)).connect_lazy(address, None),
+        Some(_) | None => connect_lazy(address),
+    }
 }
 
 /// The environment with new certificates.
@@ -122,6 +155,12 @@ impl Cluster {
         let dir = tempfile::TempDir::new().unwrap();
         let environment = secure(dir.path(), Environment::new());
         Self::blank_in(dir, acceptors, environment, super::room().await)
+    }
+
+    /// A learner with these addresses of acceptors.
+    pub(crate) fn add_learner_of(&mut self, urls: &str, name: &str, flags: &[&str]) {
+        let flags: Vec<_> = ["--acceptors", urls].iter().chain(flags).copied().collect();
+        self.learners.push(self.role("learner", name.to_owned(), &flags));
     }
 
     /// Starts the stopped processes again with TLS, at the same ports.

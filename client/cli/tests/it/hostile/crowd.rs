@@ -25,7 +25,7 @@ const CONNECTIONS_MAX: usize = 768;
 const STRANGERS: usize = 2_000;
 
 /// Raises the limit of open files to the maximum for this process.
-pub(super) fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     assert!(

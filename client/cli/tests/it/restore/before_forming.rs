@@ -1,13 +1,13 @@
 //! A restore that is not finished: no repair changes its acceptors, and a proposer logs an acceptor that cannot be completed.
 
-use paxos_common::peer::connect_lazy;
 use paxos_proto::v1::{FormRequest, Membership, acceptor_client::AcceptorClient, form_request::Step};
 
 use super::*;
+use crate::harness::channel;
 
 /// Carries out a step of forming at an acceptor.
 async fn form(cluster: &Cluster, acceptor: usize, step: Step) {
-    let mut client = AcceptorClient::new(connect_lazy(&cluster.acceptors[acceptor].address));
+    let mut client = AcceptorClient::new(channel(&cluster.acceptors[acceptor].address));
     let request = FormRequest {
         caller: Some(paxos_common::wire::caller(None)),
         step: Some(step),

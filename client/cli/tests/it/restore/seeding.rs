@@ -4,7 +4,6 @@ use std::fs;
 
 use paxos_common::{
     paxos::{origin::Origin, quorum::Configuration},
-    peer::connect_lazy,
     snapshot::{decoder::SnapshotDecoder, seed::SeedWriter},
     wire,
 };
@@ -13,7 +12,7 @@ use paxos_proto::v1::{
     keep_request::Content,
 };
 
-use crate::harness::{Cluster, until};
+use crate::harness::{Cluster, channel, until};
 
 /// Sends the seed to all acceptors as the command does, and then stops, like a killed command.
 pub(super) async fn seed_all(cluster: &Cluster, file: &str) -> pb::Configuration {
@@ -24,7 +23,7 @@ pub(super) async fn seed_all(cluster: &Cluster, file: &str) -> pb::Configuration
     let summary = decoder.finish().unwrap();
     let mut members = Vec::new();
     for acceptor in &cluster.acceptors {
-        let mut client = AcceptorClient::new(connect_lazy(&acceptor.address));
+        let mut client = AcceptorClient::new(channel(&acceptor.address));
         let request = FormRequest {
             caller: Some(wire::caller(None)),
             step: None,
@@ -65,7 +64,7 @@ pub(super) async fn seed_all(cluster: &Cluster, file: &str) -> pb::Configuration
                 content: Some(content),
             })
             .collect();
-        let mut client = AcceptorClient::new(connect_lazy(&acceptor.address));
+        let mut client = AcceptorClient::new(channel(&acceptor.address));
         client.keep(tokio_stream::iter(parts)).await.unwrap();
     }
     (&configuration).into()

@@ -5,19 +5,21 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use paxos_client::{Address, TlsSettings};
 use paxos_common::{
-    peer::{Dialer, MessageLimits as _},
+    peer::Dialer,
     tls::{OwnRole, RoleName, Tls},
     wire,
 };
 use paxos_proto::v1::{
-    self as pb, acceptor_client::AcceptorClient, form_request::Step, proposer_client::ProposerClient,
+    self as pb, acceptor_client::AcceptorClient, form_request::Step, learner_client::LearnerClient,
+    proposer_client::ProposerClient, result_request::Command as Lookup,
 };
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::time::timeout;
-use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
+use tonic::{Code, Request, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
+use super::{acceptor, foreign, is_denied};
 use crate::harness::{Cluster, Process, free_ports, tls, until};
 
 /// The rights of the design, written again: a change of the table in the product shows here.
@@ -53,11 +55,25 @@ fn methods() -> BTreeSet<String> {
     services.flat_map(of).collect()
 }
 
+/// The services of every role beside its own, and whether every role may call the method.
+const COMMON: [(&str, bool); 6] = [
+    ("/grpc.health.v1.Health/Check", true),
+    // Probes call `Check`.
+    ("/grpc.health.v1.Health/Watch", false),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", true),
+    (
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        true,
+    ),
+    ("/grpc.health.v1.Health/Erase", false),
+    ("/paxos.v1.Acceptor/Erase", false),
+];
+
 /// The code of a call with one empty message; `Ok` when the answer has begun, or does not come.
-async fn code(channel: Channel, method: &str) -> Code {
+async fn code(channel: Channel, path: &str) -> Code {
     let mut client = Grpc::new(channel);
     client.ready().await.unwrap();
-    let path = PathAndQuery::try_from(format!("/paxos.v1.{method}")).unwrap();
+    let path = PathAndQuery::try_from(path).unwrap();
     let codec = ProstCodec::<(), ()>::default();
     let answer = client.streaming(Request::new(tokio_stream::iter([()])), path, codec);
     match timeout(Duration::from_secs(2), answer).await {
@@ -82,13 +98,31 @@ async fn every_method_is_for_the_roles_of_the_design() {
         for role in RoleName::ALL {
             let dialer = tls::dialer(cluster.files(role.as_str()));
             let channel = dialer.connect_lazy(&address(&method), None);
-            let code = code(channel, &method).await;
+            let code = code(channel, &format!("/paxos.v1.{method}")).await;
             if (code != Code::PermissionDenied) != may_call(&method, role) {
                 wrong.push(format!("{method} as {role}: {code:?}"));
             }
         }
     }
+    let processes = [&cluster.acceptors[0], &cluster.proposers[0], &cluster.learners[0]];
+    for (path, is_for_all) in COMMON {
+        for (process, role) in processes
+            .iter()
+            .flat_map(|&process| RoleName::ALL.map(|role| (process, role)))
+        {
+            let dialer = tls::dialer(cluster.files(role.as_str()));
+            let code = code(dialer.connect_lazy(&process.address, None), path).await;
+            if (code != Code::PermissionDenied) != is_for_all {
+                wrong.push(format!("{path} of {} as {role}: {code:?}", process.name));
+            }
+        }
+    }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    for process in processes {
+        // No method is reached without a certificate.
+        let said = foreign::call_without_certificate(process, &cluster.files("client")).await;
+        assert!(said.contains("CertificateRequired"), "{}: {said}", process.name);
+    }
     let log = cluster.acceptors[0].log();
     assert!(
         log.contains("refused a call") && log.contains("fingerprint"),
@@ -130,24 +164,13 @@ async fn certificate_of_another_domain_has_no_rights() {
     }
 }
 
-/// An acceptor's client with the certificate of this role.
-fn acceptor(cluster: &Cluster, role: &str) -> AcceptorClient<Channel> {
-    let dialer = tls::dialer(cluster.files(role));
-    AcceptorClient::new(dialer.to_acceptor(&cluster.acceptors[0].address)).with_message_limits()
-}
-
-fn is_denied<T: std::fmt::Debug>(answer: Result<T, Status>) {
-    let refusal = answer.unwrap_err();
-    assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal}");
-}
-
 #[tokio::test]
 async fn client_and_learner_cannot_vote_form_or_lead() {
     let cluster = Cluster::start_secure(3, 1, 1).await;
     cluster.client().put("colour", "blue").await.unwrap();
     let (before, _) = cluster.status().await;
     for role in ["client", "operator", "learner", "acceptor"] {
-        let mut client = acceptor(&cluster, role);
+        let mut client = acceptor(&cluster, 0, role);
         is_denied(client.prepare(pb::PrepareRequest::default()).await);
         is_denied(
             client
@@ -156,7 +179,7 @@ async fn client_and_learner_cannot_vote_form_or_lead() {
         );
     }
     // A step of Form is not for learners, and the report of a proposer neither.
-    let mut learner = acceptor(&cluster, "learner");
+    let mut learner = acceptor(&cluster, 0, "learner");
     is_denied(
         learner
             .form(pb::FormRequest {
@@ -194,4 +217,73 @@ async fn client_and_learner_cannot_vote_form_or_lead() {
         cluster.client().get("colour").await.unwrap().unwrap().value,
         "blue"
     );
+}
+
+#[tokio::test]
+async fn session_is_for_callers_of_the_name_that_opened_it() {
+    let cluster = Cluster::start_secure(3, 2, 1).await;
+    let ca = tls::TestCa::of_cluster(&cluster.certificates());
+    let files = |name: &str| {
+        let names = [format!("{name}.client.paxos.internal")];
+        let names = names.each_ref().map(String::as_str);
+        let dir = cluster.dir.path().join(name);
+        ca.issue(&tls::Wanted::of(&names), &ca.pem, &dir)
+    };
+    let (opener, thief) = (files("billing"), files("thief"));
+    let propose = async |files: &paxos_client::TlsFiles, proposer: usize, command: pb::Command| {
+        let channel = tls::dialer(files.clone()).to_proposer(&cluster.proposers[proposer].address);
+        let request = pb::ProposeRequest {
+            command: Some(command),
+            forwarded: false,
+        };
+        until("the command is ordered", async || {
+            let mut client = ProposerClient::new(channel.clone());
+            client.propose(request.clone()).await.ok()
+        })
+        .await
+        .into_inner()
+        .version
+        .unwrap()
+    };
+    const OPENER: Bytes = Bytes::from_static(b"sixteen letters!");
+    let leader = cluster.leader().await;
+    let opening = pb::OpenSession { opener: OPENER };
+    let open = pb::Command {
+        session: None,
+        operation: Some(pb::command::Operation::OpenSession(opening)),
+    };
+    let session = propose(&opener, leader, open).await;
+    let stamp = |sequence| pb::SessionStamp {
+        session: Some(session),
+        sequence,
+        acked_below: 1,
+        opener: OPENER,
+    };
+    let append = |sequence| pb::Command {
+        session: Some(stamp(sequence)),
+        ..wire::command::append(Bytes::from_static(b"x"))
+    };
+    let outcome = async |files: &paxos_client::TlsFiles, command| {
+        let dialer = tls::dialer(files.clone());
+        let mut client = LearnerClient::new(dialer.to_learner(&cluster.learners[0].address));
+        let request = pb::ResultRequest {
+            command: Some(command),
+        };
+        client.result(request).await.map(|_| ())
+    };
+    // The thief knows the session and its opener.
+    let stolen = propose(&thief, leader, append(1)).await;
+    let refused = outcome(&thief, Lookup::Version(stolen)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted, "{refused}");
+    assert!(refused.message().contains("opener"), "{refused}");
+    // Through the leader, and forwarded by the standby.
+    for (proposer, sequence) in [(leader, 1), (1 - leader, 2)] {
+        let own = propose(&opener, proposer, append(sequence)).await;
+        outcome(&opener, Lookup::Version(own)).await.unwrap();
+        outcome(&opener, Lookup::Session(stamp(sequence))).await.unwrap();
+        let refused = outcome(&thief, Lookup::Session(stamp(sequence)))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::Aborted, "{refused}");
+    }
 }

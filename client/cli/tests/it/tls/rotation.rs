@@ -47,18 +47,32 @@ fn move_into(new: &TlsFiles, place: &TlsFiles) {
 
 #[tokio::test]
 async fn certificates_and_the_ca_change_under_load_without_a_loss() {
-    let cluster = Cluster::start_secure(3, 2, 2).await;
+    change_all(1).await;
+}
+
+#[tokio::test]
+#[ignore = "a minute long: cargo long"]
+async fn certificates_change_three_times_and_then_the_ca_without_a_loss() {
+    change_all(3).await;
+}
+
+/// Changes the certificates this number of times, and then the CA in three steps.
+async fn change_all(times: usize) {
+    let mut cluster = Cluster::start_secure(3, 2, 2).await;
     let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 4);
     cluster.leader().await;
-    let leaders_before = leaders(&cluster);
+    let (leaders_before, ballot_before) = (leaders(&cluster), ballot(&cluster).await);
     let old = tls::TestCa::of_cluster(&cluster.certificates());
-    replace(&cluster, &old, &old.pem, 3_600, 1).await;
+    for time in 1..=times {
+        replace(&cluster, &old, &old.pem, 3_600, time).await;
+        load.goes_on(50).await;
+    }
     // The CA in three steps: both are trusted, then new certificates, then the old CA goes.
     let new = tls::TestCa::new("new CA");
     let both = format!("{}{}", old.pem, new.pem);
-    replace(&cluster, &old, &both, 3_600, 2).await;
-    replace(&cluster, &new, &both, 3_600, 3).await;
-    replace(&cluster, &new, &new.pem, 3_600, 4).await;
+    replace(&cluster, &old, &both, 3_600, times + 1).await;
+    replace(&cluster, &new, &both, 3_600, times + 2).await;
+    replace(&cluster, &new, &new.pem, 3_600, times + 3).await;
     // The connections of before end, and the next use the new certificates.
     load.goes_on(100).await;
     let outcome = load.stop().await;
@@ -66,11 +80,33 @@ async fn certificates_and_the_ca_change_under_load_without_a_loss() {
     outcome.check(&cluster.log_of(learner, end).await);
     assert!(outcome.not_proposed.is_empty(), "{:?}", outcome.not_proposed);
     cluster.digests_are_equal(end).await;
-    let changes = leaders(&cluster) - leaders_before;
+    let (changes, ballot_after) = (leaders(&cluster) - leaders_before, ballot(&cluster).await);
+    println!("{changes} changes of the leader; promised {ballot_before:?}, then {ballot_after:?}");
     assert!(changes <= 1, "the leader changed {changes} times");
+    assert_eq!(
+        changes == 0,
+        ballot_before == ballot_after,
+        "each change has a ballot of its own"
+    );
+    // A change of the leader is seen in the logs.
+    let leader = cluster.leader().await;
+    cluster.proposers[leader].kill();
+    until("the change is counted", async || {
+        (leaders(&cluster) > leaders_before + changes).then_some(())
+    })
+    .await;
 }
 
-/// How often a proposer began to lead.
+/// The ballot that the acceptors have promised.
+async fn ballot(cluster: &Cluster) -> (u64, u64) {
+    until("an acceptor answers", async || {
+        let promised = cluster.acceptor_status(0).await?.leadership?.promised?;
+        Some((promised.round, promised.proposer))
+    })
+    .await
+}
+
+/// How often a proposer began to lead, by the logs.
 fn leaders(cluster: &Cluster) -> usize {
     let begun = |process: &Process| process.log().matches(" leading").count();
     cluster.proposers.iter().map(begun).sum()
