@@ -1,6 +1,7 @@
 //! `paxos cert`: makes and renews the certificates of a cluster, without a public key infrastructure.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -28,11 +29,16 @@ const CA_DAYS: i64 = 3_650;
 const CLOCK_SKEW: Duration = Duration::minutes(5);
 /// Part of the lifetime, as one in N, from which a certificate is renewed.
 const RENEWAL_PART: u32 = 3;
+/// End of the directory of a client with a name of its own.
+const CLIENT_SUFFIX: &str = ".client";
 
 /// Make the certificates of a cluster, and renew them when run again
 ///
 /// Makes a CA, and one directory for each role: acceptor, proposer, learner, client and operator. Each has cert.pem,
 /// key.pem and ca.pem, for --tls-cert, --tls-key and --tls-ca. One certificate serves all processes of its role.
+///
+/// With --client billing, the directory billing.client has a certificate of a client with a name of its own: limits and
+/// sessions go by this name.
 ///
 /// Run again, the command renews certificates past two thirds of their lifetime, and certificates whose names changed.
 /// Running processes take renewed files within ten seconds. The CA is made once, and valid for ten years.
@@ -55,28 +61,42 @@ pub(crate) struct Args {
     /// Further host names or IP addresses of servers, for clients that check the host: once for each name
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
+
+    /// A client with a name of its own, as in NAME.client.DOMAIN: once for each name; later runs renew the certificate
+    #[arg(long = "client", value_name = "NAME")]
+    clients: Vec<String>,
+}
+
+/// Names beside the names of the roles.
+#[derive(Debug, Default)]
+pub(crate) struct MoreNames<'a> {
+    /// Host names and IP addresses of servers.
+    hosts: &'a [String],
+    /// Own names of clients.
+    clients: &'a [String],
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let lines = make(&args.out, &args.domain, args.days, &args.hosts)?;
+    let more = MoreNames {
+        hosts: &args.hosts,
+        clients: &args.clients,
+    };
+    let lines = make(&args.out, &args.domain, args.days, &more)?;
     write_bytes_now(lines.as_bytes())
 }
 
 /// Makes or renews the files below `out`; returns what was done, a line for each file.
-pub(crate) fn make(out: &Path, domain: &Domain, days: u32, hosts: &[String]) -> Result<String, Failure> {
-    check_hosts(domain, hosts)?;
+pub(crate) fn make(out: &Path, domain: &Domain, days: u32, more: &MoreNames<'_>) -> Result<String, Failure> {
+    check_hosts(domain, more.hosts)?;
+    let holders = holders(out, domain, more)?;
     create_dir(out)?;
     let ca = Ca::open(out)?;
     let mut lines = String::new();
     if ca.is_new {
         lines += &format!("made     {}\n", out.join("ca.pem").display());
     }
-    for role in RoleName::ALL {
-        let dir = out.join(role.as_str());
-        let mut names = vec![domain.name_of(role)];
-        if RoleName::SERVERS.contains(&role) {
-            names.extend(hosts.iter().cloned());
-        }
+    for Holder { role, name, names } in holders {
+        let dir = out.join(&name);
         let cert = dir.join("cert.pem");
         let shown = cert.display();
         let before = fs::read(&cert)
@@ -90,7 +110,7 @@ pub(crate) fn make(out: &Path, domain: &Domain, days: u32, hosts: &[String]) -> 
             continue;
         }
         create_dir(&dir)?;
-        let issued = ca.issue(role, &names, days)?;
+        let issued = ca.issue(role, &name, &names, days)?;
         // The key first: a process reads both again until both fit.
         write_file(&dir.join("key.pem"), &issued.key, 0o600)?;
         write_file(&cert, &issued.cert, 0o644)?;
@@ -101,6 +121,64 @@ pub(crate) fn make(out: &Path, domain: &Domain, days: u32, hosts: &[String]) -> 
         lines += &format!("{verb} {shown}, valid until {until}\n");
     }
     Ok(lines)
+}
+
+/// The holder of a certificate.
+struct Holder {
+    role: RoleName,
+    /// The directory, and the common name.
+    name: String,
+    /// The DNS names and IP addresses.
+    names: Vec<String>,
+}
+
+/// The holders of certificates: the roles, and clients with names of their own, also those of earlier runs.
+fn holders(out: &Path, domain: &Domain, more: &MoreNames<'_>) -> Result<Vec<Holder>, Failure> {
+    let mut holders: Vec<_> = RoleName::ALL
+        .into_iter()
+        .map(|role| {
+            let mut names = vec![domain.name_of(role)];
+            if RoleName::SERVERS.contains(&role) {
+                names.extend(more.hosts.iter().cloned());
+            }
+            let name = role.as_str().to_owned();
+            Holder { role, name, names }
+        })
+        .collect();
+    let mut clients: BTreeSet<String> = more
+        .clients
+        .iter()
+        .map(|name| name.to_ascii_lowercase())
+        .collect();
+    clients.extend(earlier_clients(out)?);
+    for client in clients {
+        let dns_name = domain.name_of_client(&client).ok_or_else(|| {
+            Failure::usage(format!(
+                "--client {client} is no label of a DNS name: give letters, digits and hyphens, as in billing for \
+                 billing.client.{domain}"
+            ))
+        })?;
+        holders.push(Holder {
+            role: RoleName::Client,
+            name: client + CLIENT_SUFFIX,
+            names: vec![dns_name],
+        });
+    }
+    Ok(holders)
+}
+
+/// Names of clients with a directory.
+fn earlier_clients(out: &Path) -> Result<Vec<String>, Failure> {
+    let entries = match fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("read", out, &error)),
+    };
+    let name = |entry: io::Result<fs::DirEntry>| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        Some(name.strip_suffix(CLIENT_SUFFIX)?.to_owned())
+    };
+    Ok(entries.filter_map(name).collect())
 }
 
 /// Refuses host names that prove a role: with such a name, each holder of a certificate has the rights of the role.
@@ -198,13 +276,13 @@ impl Ca {
         })
     }
 
-    /// A certificate of `role` with these names, and a new key.
-    fn issue(&self, role: RoleName, names: &[String], days: u32) -> Result<Issued, Failure> {
+    /// A certificate of `role` with this common name and these names, and a new key.
+    fn issue(&self, role: RoleName, name: &str, names: &[String], days: u32) -> Result<Issued, Failure> {
         let bad_name =
             |error: rcgen::Error| Failure::usage(format!("a certificate cannot have these names: {error}"));
         let mut params = CertificateParams::new(names.to_vec()).map_err(bad_name)?;
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, role.as_str());
+        params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = if RoleName::SERVERS.contains(&role) {
             vec![
@@ -280,7 +358,13 @@ mod tests {
     #[test]
     fn hosts_are_names_of_servers_and_no_roles() {
         let (dir, domain) = (TempDir::new().unwrap(), Domain::default());
-        let make = |host: &str| make(dir.path(), &domain, 90, &[host.to_owned()]);
+        let make = |host: &str| {
+            let more = MoreNames {
+                hosts: &[host.to_owned()],
+                clients: &[],
+            };
+            make(dir.path(), &domain, 90, &more)
+        };
         for host in [
             "acceptor.paxos.internal",
             "Operator.Paxos.Internal",
@@ -300,10 +384,43 @@ mod tests {
     }
 
     #[test]
+    fn named_client_is_a_client_alone_and_renewed_by_later_runs() {
+        let (dir, domain) = (TempDir::new().unwrap(), Domain::default());
+        let make = |clients: &[&str]| {
+            let clients: Vec<_> = clients.iter().map(ToString::to_string).collect();
+            let more = MoreNames {
+                hosts: &["host.example".to_owned()],
+                clients: &clients,
+            };
+            make(dir.path(), &domain, 90, &more)
+        };
+        for wrong in ["", "a.b", "*", "-a", "a b", "../operator"] {
+            let failure = make(&[wrong]).unwrap_err();
+            assert!(format!("{failure:?}").contains("billing.client"), "{failure:?}");
+        }
+        make(&["Billing"]).unwrap();
+        let cert = dir.path().join("billing.client").join("cert.pem");
+        let names = |cert: &Path| {
+            CertificateSummary::of_pem(&fs::read(cert).unwrap())
+                .unwrap()
+                .names
+        };
+        assert_eq!(names(&cert), ["billing.client.paxos.internal"]);
+        fs::remove_file(&cert).unwrap();
+        let lines = make(&[]).unwrap();
+        let of_client = |line: &&str| line.contains("billing.client/cert.pem");
+        assert!(
+            lines.lines().find(of_client).unwrap().starts_with("made"),
+            "{lines}"
+        );
+        assert_eq!(names(&cert), ["billing.client.paxos.internal"]);
+    }
+
+    #[test]
     fn incomplete_or_foreign_files_are_made_again() {
         let (dir, domain) = (TempDir::new().unwrap(), Domain::default());
         let renewed = || {
-            let lines = make(dir.path(), &domain, 90, &[]).unwrap();
+            let lines = make(dir.path(), &domain, 90, &MoreNames::default()).unwrap();
             lines.lines().filter(|line| !line.starts_with("kept")).count()
         };
         assert_eq!((renewed(), renewed()), (6, 0));

@@ -30,7 +30,11 @@ use paxos_common::{
 use tokio::{sync::mpsc, time::interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cert, output::write, verdict::judge};
+use crate::{
+    cert::{self, MoreNames},
+    output::write,
+    verdict::judge,
+};
 
 /// The beginning of the names of temporary directories.
 const TEMPORARY_PREFIX: &str = "paxos-dev-";
@@ -233,7 +237,12 @@ impl Identities {
         let dir = std::path::absolute(data_dir)
             .map_err(Failure::storage)?
             .join("tls");
-        cert::make(&dir, &Domain::default(), cert::DAYS_DEFAULT, &[])?;
+        cert::make(
+            &dir,
+            &Domain::default(),
+            cert::DAYS_DEFAULT,
+            &MoreNames::default(),
+        )?;
         Ok(Self(dir))
     }
 

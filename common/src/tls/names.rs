@@ -133,6 +133,12 @@ impl Domain {
         format!("{role}.{}", self.0)
     }
 
+    /// The DNS name of a client with a name of its own, as in `billing.client.paxos.internal`; `None`: the name is no label
+    /// of a DNS name, in lower case.
+    pub fn name_of_client(&self, name: &str) -> Option<String> {
+        is_label(name).then(|| format!("{name}.{}.{}", RoleName::Client, self.0))
+    }
+
     /// The roles that DNS names of a certificate prove, and the client's own name, if any. Wildcards prove nothing.
     pub fn roles_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> (RoleSet, Option<String>) {
         let (mut roles, mut own_name) = (RoleSet::NONE, None);
@@ -233,7 +239,9 @@ mod tests {
 
     #[test]
     fn client_may_have_a_name_of_its_own() {
-        let own = roles(&["billing.client.paxos.internal"]);
+        let name = Domain::default().name_of_client("billing").unwrap();
+        assert_eq!(Domain::default().name_of_client("a.b"), None);
+        let own = roles(&[&name]);
         assert_eq!(own, ("client".to_owned(), Some("billing".to_owned())));
         for name in [
             "*.client.paxos.internal",
