@@ -31,7 +31,8 @@
 //! | lead, or hold a lock with a fencing token | [`Election`], [`Tenure`] |
 //! | look at the cluster | [`cluster_status`](Client::cluster_status) |
 //!
-//! The directory `client/examples` has short programs: decide, counter, lock, election, log, watch, errors and status.
+//! The directory `client/examples` has short programs: decide, counter, lock, election, log, watch, errors,
+//! status, and secure for TLS.
 //!
 //! # TLS
 //! With [`ClientConfig::tls`] all connections use mutual TLS 1.3. The files are read again while the client lives, so a
