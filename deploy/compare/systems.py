@@ -26,8 +26,8 @@ def free_ports(count):
     return ports
 
 
-def urls(ports):
-    return [f"http://127.0.0.1:{port}" for port in ports]
+def urls(ports, scheme="http"):
+    return [f"{scheme}://127.0.0.1:{port}" for port in ports]
 
 
 class Cluster:
@@ -51,9 +51,12 @@ class Cluster:
     def __exit__(self, *_):
         self.end()
 
-    def spawn(self, name, *command):
+    def spawn(self, name, *command, environment=None):
+        """Starts a process, with these variables added to the environment."""
         with open(self.directory / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | (environment or {})
+            )
 
     def end(self):
         for process in self.processes.values():
