@@ -13,6 +13,7 @@ mod engine;
 mod kill;
 mod load;
 mod scale;
+mod secure;
 mod start;
 mod topology;
 mod worker;
@@ -25,7 +26,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 /// The body of a test.
 type Test = fn(Engine) -> Completion;
 
-const TESTS: [(&str, Test); 10] = [
+const TESTS: [(&str, Test); 11] = [
     ("cluster_is_healthy_within_a_minute_and_answers", start::answers),
     ("roles_start_in_any_order", start::any_order),
     (
@@ -56,6 +57,10 @@ const TESTS: [(&str, Test); 10] = [
     (
         "paused_leader_and_learner_answer_nothing_that_is_old",
         cut::paused,
+    ),
+    (
+        "cluster_with_tls_answers_and_no_role_sees_the_key_of_another",
+        secure::answers,
     ),
 ];
 

@@ -18,6 +18,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(300);
 /// Starts services in the background.
 const UP: [&str; 3] = ["up", "-d", "--no-build"];
+/// Adds TLS to the services.
+const SECURE: [&str; 4] = ["--file", "docker-compose.yml", "--file", "docker-compose.tls.yml"];
+/// Makes the certificates. Without a health check.
+const CERTIFICATES: &str = "certificates";
 /// The services with images of this project.
 const ROLES: [&str; 5] = ["acceptor-1", "acceptor-2", "acceptor-3", "proposer", "learner"];
 /// The acceptors' addresses for clients in the network.
@@ -43,6 +47,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub(crate) struct Topology {
     engine: Engine,
     project: String,
+    is_secure: bool,
     /// A loopback address of this machine without other published ports.
     host: String,
 }
@@ -55,11 +60,21 @@ impl Topology {
 
     /// As [`up`](Self::up), group by group in this order; no service waits for another service.
     pub(crate) fn up_in(engine: Engine, order: &[&[&str]]) -> Self {
+        Self::up_with(engine, order, false)
+    }
+
+    /// As [`up`](Self::up), with TLS. Commands on this machine have no certificates: use [`client`](Self::client).
+    pub(crate) fn up_secure(engine: Engine) -> Self {
+        Self::up_with(engine, &[&[&[CERTIFICATES], &ROLES[..]].concat()], true)
+    }
+
+    fn up_with(engine: Engine, order: &[&[&str]], is_secure: bool) -> Self {
         let begun = Instant::now();
         let number: u32 = rand::random();
         let topology = Self {
             engine,
             project: format!("paxos-test-{number:08x}"),
+            is_secure,
             host: format!("127.77.{}.{}", number % 250 + 1, number / 250 % 250 + 1),
         };
         for services in order {
@@ -101,7 +116,8 @@ impl Topology {
             ("BIND", &self.host),
             ("OTLP_ENDPOINT", ""),
         ];
-        self.engine.compose(&variables, words)
+        let files: &[&str] = if self.is_secure { &SECURE } else { &[] };
+        self.engine.compose(&variables, &[files, words].concat())
     }
 
     /// Runs `paxos` in a separate container, as users do.
@@ -130,9 +146,14 @@ impl Topology {
         found.collect::<Vec<_>>().join(",")
     }
 
-    /// `paxos status` as JSON, run on this machine, and its exit code.
+    /// `paxos status` as JSON, run on this machine or with TLS in a container, and its exit code.
     pub(crate) fn status(&self) -> (Value, Option<i32>) {
-        let output = self.on_host(&["status", "--output", "json"]);
+        let words = ["status", "--output", "json"];
+        let output = if self.is_secure {
+            self.client(&words)
+        } else {
+            self.on_host(&words)
+        };
         let status = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
         (status, output.status.code())
     }
@@ -219,11 +240,15 @@ impl Topology {
                 "--format",
                 format,
             ]));
-            let mut healthy = listed.lines().map(|line| {
+            let listed: Vec<_> = listed
+                .lines()
+                .filter(|line| !line.contains(CERTIFICATES))
+                .collect();
+            let mut healthy = listed.iter().map(|line| {
                 let is_sick = sick.is_some_and(|sick| line.contains(sick));
                 line.ends_with(if is_sick { "(unhealthy)" } else { "(healthy)" })
             });
-            (listed.lines().count() >= ROLES.len() && healthy.all(|healthy| healthy)).then_some(())
+            (listed.len() >= ROLES.len() && healthy.all(|healthy| healthy)).then_some(())
         });
     }
 
