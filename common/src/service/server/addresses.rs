@@ -124,6 +124,19 @@ impl Addresses {
     }
 }
 
+impl AddressUsage {
+    /// A connection proved a caller outside the cluster: the share of the address is for other connections. The places of
+    /// outside callers have shares of their own.
+    pub(super) fn leave_share(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A connection that left the share ends.
+    pub(super) fn join_share(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.address.connections.fetch_sub(1, Ordering::Relaxed);
@@ -157,6 +170,23 @@ mod tests {
         assert!(later.iter().all(|places| places.len() >= FEW));
         drop((greedy, second, later));
         assert_eq!(take_all(&addresses, address(7)).len(), 384, "given back");
+    }
+
+    #[test]
+    fn clients_behind_an_address_leave_the_share_of_the_address_to_peers() {
+        let addresses = Addresses::new(768);
+        let clients: Vec<_> = (0..192)
+            .map(|_| addresses.take(address(1)).unwrap())
+            .inspect(|place| place.address.leave_share())
+            .collect();
+        let peers = take_all(&addresses, address(1));
+        assert_eq!(peers.len(), 288, "half of what the clients leave");
+        for client in clients {
+            client.address.join_share();
+            drop(client);
+        }
+        drop(peers);
+        assert_eq!(take_all(&addresses, address(1)).len(), 384, "given back");
     }
 
     #[test]

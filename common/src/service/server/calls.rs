@@ -30,15 +30,13 @@ use super::{
     answers::AccountedBody,
     chunks::{self, Chunk, Chunks},
     connections::{CallerConnection, Usage},
-    kinds::{CallKind, OpenCalls, is_stream},
+    kinds::{CallKind, FREE_BYTES, OpenCalls, is_stream},
     outgoing::{Pools, Room},
     partial::{Partials, Share},
     shares::CallPlace,
 };
 use crate::{peer::MESSAGE_BYTES_MAX, wire::status};
 
-/// Messages up to this size, in bytes, are not counted: all open calls together hold little in such parts.
-const FREE_BYTES: usize = 16 * 1024;
 /// Size in bytes of the compression flag and length before each message.
 const PREFIX_BYTES: usize = 5;
 
@@ -97,6 +95,7 @@ impl Service<http::Request<Body>> for Limited {
         }
         let inbound = |body| Inbound {
             chunks,
+            bytes_max: kind.message_bytes_max(),
             patience: kind
                 .patience()
                 .map(|patience| (patience, Box::pin(sleep(patience)))),
@@ -152,6 +151,8 @@ struct Inbound {
     partials: Arc<Partials>,
     /// Share of the incomplete message, when the message is large.
     share: Option<Share>,
+    /// Limit in bytes of a message.
+    bytes_max: usize,
     /// Observer of the arriving bytes.
     chunks: Option<Chunks>,
     /// How long to wait for the next message, and the end of the present wait.
@@ -166,6 +167,7 @@ impl Inbound {
             prefixed: Prefixed::default(),
             partials,
             share: None,
+            bytes_max: MESSAGE_BYTES_MAX,
             chunks: None,
             patience: None,
         }
@@ -207,13 +209,15 @@ impl Inbound {
         let Some((length, here)) = self.prefixed.expected() else {
             return Ok(());
         };
-        if length > MESSAGE_BYTES_MAX {
+        let bytes_max = self.bytes_max;
+        if length > bytes_max {
             return Err(status::invalid_argument(format!(
-                "the message has {length} bytes: at most {MESSAGE_BYTES_MAX} are allowed"
+                "the message has {length} bytes: at most {bytes_max} are allowed"
             )));
         }
         if here > FREE_BYTES {
-            let share = self.share.get_or_insert_with(|| self.partials.share());
+            let is_outside = self.call.usage.as_ref().is_some_and(|usage| usage.is_outside());
+            let share = self.share.get_or_insert_with(|| self.partials.share(is_outside));
             share.grow_to(here).map_err(|_| cut_off())?;
         }
         Ok(())
@@ -462,6 +466,12 @@ mod tests {
         assert!(text(&[vec![1, 0, 0, 0, 0]]).contains("compressed"));
         assert!(text(&[vec![0, 0]]).contains("ends in the middle"));
         assert!(text(&[prefixed(3, 3), prefixed(100_000, 5)]).contains("ends in the middle"));
+        let (mut status, _) = inbound(&[prefixed(FREE_BYTES + 1, 9)], true, &partials);
+        status.bytes_max = CallKind::Probes.message_bytes_max();
+        let Poll::Ready(Some(Err(error))) = poll(&mut status) else {
+            panic!("a large message");
+        };
+        assert!(error.message().contains("16384 are allowed"), "{error}");
         let whole = [prefixed(MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX), prefixed(0, 0)];
         assert!(last(&whole).is_none() && last(&[]).is_none());
     }

@@ -295,6 +295,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Calls left behind must not make this connection the choice to make room again.
         self.usage.close.cancel();
+        if self.usage.is_outside() {
+            self.usage.address.join_share();
+        }
         self.place = None;
         self.left.wake();
     }

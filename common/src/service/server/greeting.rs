@@ -73,7 +73,11 @@ pub(super) async fn greet(
     connection: Connection,
     servers: Servers,
 ) -> Result<ProvenCaller, FailedHandshake> {
-    let (usage, is_wide) = (Arc::clone(connection.usage()), connection.is_wide());
+    let (usage, is_wide, address) = (
+        Arc::clone(connection.usage()),
+        connection.is_wide(),
+        connection.peer(),
+    );
     usage.set_greeting(true);
     let accepting = TlsAcceptor::from(tls.server_config())
         .accept(connection)
@@ -108,8 +112,11 @@ pub(super) async fn greet(
     };
     let place = if proven == ProvenCaller::Outside {
         usage.set_outside();
-        let Some(place) = outside.take(&usage).await else {
-            let reason = "clients have half of the connections, and use all of these".to_owned();
+        usage.address.leave_share();
+        let Some(place) = outside.take(&usage, address).await else {
+            let reason =
+                "clients have half of the connections, and this address its share of them, all in use"
+                    .to_owned();
             return Err(FailedHandshake {
                 outcome: HandshakeOutcome::Dropped,
                 reason,

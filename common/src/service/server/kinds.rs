@@ -5,6 +5,11 @@
 
 use std::{sync::atomic::AtomicUsize, time::Duration};
 
+use crate::peer::MESSAGE_BYTES_MAX;
+
+/// Messages up to this size, in bytes, are not counted: all open calls together hold little in such parts.
+pub(super) const FREE_BYTES: usize = 16 * 1024;
+
 /// Number of kinds.
 pub(super) const KINDS: usize = 6;
 
@@ -70,8 +75,21 @@ impl CallKind {
     /// The same limits for callers outside the cluster: of all together, and of one connection.
     pub(super) fn most_outside(self) -> (usize, usize) {
         let (most, most_of_connection) = self.most();
-        let half = most / 2;
+        let half = match self {
+            // A probe has one check open at a time, and comes from a few addresses.
+            Self::Checks => 256,
+            Self::Peers | Self::Clients | Self::Probes | Self::Reflection | Self::Watches => most / 2,
+        };
         (half, most_of_connection.min(half / CONNECTION_PART))
+    }
+
+    /// Limit in bytes of a message of the caller.
+    pub(super) const fn message_bytes_max(self) -> usize {
+        match self {
+            Self::Peers | Self::Clients => MESSAGE_BYTES_MAX,
+            // Names, and no more. Such messages hold no room for partly received messages.
+            Self::Probes | Self::Reflection | Self::Checks | Self::Watches => FREE_BYTES,
+        }
     }
 
     /// How long a call may wait for the next message of the caller; `None`: without limit.

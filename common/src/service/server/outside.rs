@@ -1,16 +1,18 @@
-//! Connections of callers outside the cluster: at most half, so that acceptors, proposers and learners find places.
+//! Connections of callers outside the cluster: at most half, so that acceptors, proposers and learners find places. Of this
+//! half, one peer address has at most what is still free, as of all connections: see [`addresses`](super::addresses).
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{sync::Notify, time::timeout};
 
-use super::connections::Usage;
+use super::{
+    addresses::{Addresses, ConnectionPlace, NoPlace},
+    connections::Usage,
+};
 
 /// Longest wait for a place of another caller. The handshake of this caller is complete.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -18,45 +20,85 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// The places of connections of clients and operators. Cheap to clone; clones share the places.
 #[derive(Clone, Debug)]
 pub(super) struct OutsidePlaces {
-    places: Arc<Semaphore>,
+    addresses: Addresses,
+    /// Notified when a place is free again.
+    freed: Arc<Notify>,
     open: Arc<Mutex<Vec<Weak<Usage>>>>,
     /// A connection unused for less than this time does not make room.
     protected: Duration,
+}
+
+/// A place among the connections of callers outside the cluster. Dropping the value frees the place.
+#[derive(Debug)]
+pub(super) struct OutsidePlace {
+    place: Option<ConnectionPlace>,
+    freed: Arc<Notify>,
+}
+
+impl Drop for OutsidePlace {
+    fn drop(&mut self) {
+        self.place = None;
+        self.freed.notify_waiters();
+    }
 }
 
 impl OutsidePlaces {
     /// Half of `connections`.
     pub(super) fn new(connections: usize, protected: Duration) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(connections / 2)),
+            addresses: Addresses::new(connections / 2),
+            freed: Arc::default(),
             open: Arc::default(),
             protected,
         }
     }
 
-    /// Takes a place for the connection with this usage. When all are taken, the longest unused connection makes room.
-    /// `None`: every connection is used.
-    pub(super) async fn take(&self, usage: &Arc<Usage>) -> Option<OwnedSemaphorePermit> {
-        let place = match Arc::clone(&self.places).try_acquire_owned() {
+    /// Takes a place for the connection with this usage, from this address. When all are taken, the longest unused
+    /// connection makes room; when the address has its share, the longest unused connection of the address. `None`: every
+    /// such connection is used.
+    pub(super) async fn take(&self, usage: &Arc<Usage>, address: IpAddr) -> Option<OutsidePlace> {
+        let place = match self.addresses.take(address) {
             Ok(place) => place,
-            Err(_) => {
-                self.make_room();
-                let waiting = timeout(WAIT_MAX, Arc::clone(&self.places).acquire_owned());
-                waiting.await.ok()?.ok()?
-            }
+            Err(_) => timeout(WAIT_MAX, self.wait(usage, address)).await.ok()?,
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|usage| usage.strong_count() > 0);
         open.push(Arc::downgrade(usage));
-        Some(place)
+        Some(OutsidePlace {
+            place: Some(place),
+            freed: Arc::clone(&self.freed),
+        })
     }
 
-    fn make_room(&self) {
+    /// Lets a connection make room, and waits for a place.
+    async fn wait(&self, usage: &Arc<Usage>, address: IpAddr) -> ConnectionPlace {
+        let mut has_made_room = false;
+        loop {
+            // Registered before the look: no free place is missed.
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            match self.addresses.take(address) {
+                Ok(place) => return place,
+                Err(why) if !has_made_room => {
+                    has_made_room = true;
+                    self.make_room(|open| match why {
+                        NoPlace::Full => true,
+                        NoPlace::OfAddress => Arc::ptr_eq(&open.address, &usage.address),
+                    });
+                }
+                Err(_) => {}
+            }
+            freed.await;
+        }
+    }
+
+    /// Closes the longest unused connection of those that match, unless it was used recently.
+    fn make_room(&self, matches: impl Fn(&Usage) -> bool) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let unused = open
             .iter()
             .filter_map(Weak::upgrade)
-            .filter(|usage| !usage.is_closing())
+            .filter(|usage| !usage.is_closing() && matches(usage))
             .filter_map(|usage| Some((usage.unused_since()?, usage)))
             .min_by_key(|&(since, _)| since);
         if let Some((since, usage)) = unused
@@ -72,26 +114,70 @@ impl OutsidePlaces {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    fn address(number: u8) -> IpAddr {
+        IpAddr::from([127, 0, 0, number])
+    }
+
+    /// A used connection of an address.
+    async fn used(places: &OutsidePlaces, usage: &Arc<Usage>, number: u8) -> Option<OutsidePlace> {
+        let place = places.take(usage, address(number)).await?;
+        usage.hold();
+        Some(place)
+    }
+
+    fn usages<const N: usize>() -> [Arc<Usage>; N] {
+        std::array::from_fn(|_| Arc::new(Usage::new()))
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn outside_callers_have_half_and_the_longest_unused_makes_room() {
         let places = OutsidePlaces::new(4, Duration::ZERO);
-        let usages: Vec<_> = (0..4).map(|_| Arc::new(Usage::new())).collect();
-        let first = places.take(&usages[0]).await.unwrap();
-        usages[0].hold();
-        let second = places.take(&usages[1]).await.unwrap();
+        let usages = usages::<4>();
+        let first = used(&places, &usages[0], 1).await.unwrap();
+        let second = places.take(&usages[1], address(2)).await.unwrap();
         // The connection ends, as its task would do.
         let ending = async {
             usages[1].closed().await;
             drop(second);
         };
-        let (third, ()) = tokio::join!(places.take(&usages[2]), ending);
+        let (third, ()) = tokio::join!(used(&places, &usages[2], 3), ending);
         assert!(third.is_some() && !usages[0].is_closing());
-        usages[2].hold();
         assert!(
-            places.take(&usages[3]).await.is_none(),
+            places.take(&usages[3], address(4)).await.is_none(),
             "every connection is used"
         );
         drop((first, third));
-        assert!(places.take(&usages[3]).await.is_some(), "given back");
+        assert!(places.take(&usages[3], address(4)).await.is_some(), "given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_of_one_address_leave_places_to_other_addresses() {
+        let places = OutsidePlaces::new(768, Duration::ZERO);
+        let mut greedy = Vec::new();
+        for _ in 0..192 {
+            greedy.push(used(&places, &Arc::new(Usage::new()), 1).await.unwrap());
+        }
+        let late = Arc::new(Usage::new());
+        assert!(places.take(&late, address(1)).await.is_none(), "it has its half");
+        let mut others = Vec::new();
+        for _ in 0..96 {
+            others.push(used(&places, &Arc::new(Usage::new()), 2).await.unwrap());
+        }
+        assert!(used(&places, &late, 3).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unused_connection_of_another_address_does_not_make_room_for_an_address_with_its_share() {
+        let places = OutsidePlaces::new(32, Duration::ZERO);
+        let [idle, late] = usages::<2>();
+        let idle_place = places.take(&idle, address(2)).await;
+        let mut greedy = Vec::new();
+        let owner = Arc::default();
+        for _ in 0..8 {
+            let usage = Arc::new(Usage::of(Arc::clone(&owner)));
+            greedy.push(used(&places, &usage, 1).await.unwrap());
+        }
+        assert!(places.take(&late, address(1)).await.is_none());
+        assert!(idle_place.is_some() && !idle.is_closing());
     }
 }

@@ -1,4 +1,4 @@
-//! Incomplete large messages: a limit on their total memory.
+//! Incomplete large messages: a limit on their total memory. Messages of callers outside the cluster are cut off first.
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +31,7 @@ struct PartialState {
 
 #[derive(Debug)]
 struct Partial {
+    is_outside: bool,
     bytes: usize,
     grown_at: Instant,
     cut_off: CancellationToken,
@@ -48,8 +49,8 @@ pub(super) struct Share {
 }
 
 impl Partials {
-    /// The share of a message, before the first byte.
-    pub(super) fn share(self: &Arc<Self>) -> Share {
+    /// The share of a message, before the first byte. `is_outside`: the caller is outside the cluster.
+    pub(super) fn share(self: &Arc<Self>, is_outside: bool) -> Share {
         let cut_off = CancellationToken::new();
         let mut state = self.lock();
         let key = state.next_key;
@@ -57,6 +58,7 @@ impl Partials {
         state.open.insert(
             key,
             Partial {
+                is_outside,
                 bytes: 0,
                 grown_at: Instant::now(),
                 cut_off: cut_off.clone(),
@@ -80,7 +82,7 @@ impl Partials {
 }
 
 impl PartialState {
-    /// Cuts off the longest stalled messages, until `excess` bytes will be free.
+    /// Cuts off the longest stalled messages, of outside callers first, until `excess` bytes will be free.
     fn free(&mut self, excess: usize) {
         let already = self
             .open
@@ -92,7 +94,7 @@ impl PartialState {
                 .open
                 .values()
                 .filter(|partial| !partial.cut_off.is_cancelled())
-                .min_by_key(|partial| partial.grown_at);
+                .min_by_key(|partial| (!partial.is_outside, partial.grown_at));
             let Some(stalest) = stalest else { return };
             stalest.cut_off.cancel();
             freed += stalest.bytes;
@@ -152,12 +154,12 @@ mod tests {
     #[test]
     fn longest_stalled_messages_are_cut_off_above_the_limit() {
         let partials = Arc::<Partials>::default();
-        let mut shares: Vec<_> = (0..4).map(|_| partials.share()).collect();
+        let mut shares: Vec<_> = (0..4).map(|_| partials.share(false)).collect();
         for share in &mut shares {
             share.grow_to(BYTES_MAX / 4).unwrap();
         }
         shares[0].grow_to(BYTES_MAX / 4).unwrap();
-        let mut last = partials.share();
+        let mut last = partials.share(false);
         last.grow_to(BYTES_MAX / 4 + 1).unwrap();
         let cut_off: Vec<_> = shares.iter_mut().map(is_cut_off).collect();
         assert_eq!(cut_off, [false, true, true, false]);
@@ -171,15 +173,29 @@ mod tests {
     #[test]
     fn nothing_grows_while_those_cut_off_are_still_there() {
         let partials = Arc::<Partials>::default();
-        let mut stuck: Vec<_> = (0..8).map(|_| partials.share()).collect();
+        let mut stuck: Vec<_> = (0..8).map(|_| partials.share(false)).collect();
         let grown: Vec<_> = stuck
             .iter_mut()
             .map(|share| share.grow_to(BYTES_NEVER / 8))
             .collect();
         assert!(grown.iter().all(Result::is_ok));
-        let mut late = partials.share();
+        let mut late = partials.share(false);
         assert_eq!(late.grow_to(1), Err(NoRoom));
         stuck.pop();
         assert_eq!(late.grow_to(2), Ok(()));
+    }
+
+    #[test]
+    fn messages_of_outside_callers_are_cut_off_before_those_of_the_cluster() {
+        let partials = Arc::<Partials>::default();
+        // The message of a leader pauses, and messages of clients grow.
+        let mut leader = partials.share(false);
+        leader.grow_to(BYTES_MAX / 4).unwrap();
+        let mut clients: Vec<_> = (0..4).map(|_| partials.share(true)).collect();
+        for client in &mut clients {
+            client.grow_to(BYTES_MAX / 4).unwrap();
+        }
+        assert!(!is_cut_off(&mut leader));
+        assert!(is_cut_off(&mut clients[0]) && !is_cut_off(&mut clients[3]));
     }
 }

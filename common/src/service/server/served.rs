@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::connections::{CallerConnection, Connection};
+use super::{
+    connections::{CallerConnection, Connection},
+    outside::OutsidePlace,
+};
 use crate::tls::{Caller, ConnectionBytes, ReadObserver};
 
 /// An accepted connection, ready for HTTP/2.
@@ -18,7 +20,7 @@ pub(super) struct ServedCaller {
     /// `None` without TLS.
     caller: Option<Arc<Caller>>,
     /// Place among the connections of callers outside the cluster.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<OutsidePlace>,
 }
 
 /// The connection itself ends when it must.
@@ -33,7 +35,7 @@ pub(super) fn plain(connection: Connection) -> Served {
 pub(super) fn secure(
     stream: TlsStream<Connection>,
     caller: Arc<Caller>,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<OutsidePlace>,
 ) -> Served {
     let caller = ServedCaller {
         caller: Some(caller),

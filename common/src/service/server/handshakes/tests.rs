@@ -72,7 +72,7 @@ async fn connection_whose_caller_left_gets_no_handshake() {
     drop(caller);
     let begun = Instant::now();
     while !handshakes.waiting.is_empty() && begun.elapsed() < WAIT_MAX / 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
         handshakes.drop_stale();
     }
     assert!(handshakes.waiting.is_empty(), "the connection waits on");
