@@ -49,6 +49,9 @@ pub(super) struct PoolState {
     is_scarce: bool,
     /// A waiting call waits for the half of the callers outside the cluster.
     is_outside_scarce: bool,
+    /// Connections of callers outside the cluster with a call that waits for the share of its connection. Later calls of
+    /// these connections wait behind it, so that a large answer gets its turn.
+    held_back: HashSet<ConnectionKey>,
     /// Time of the last search for stalled readers.
     pub(super) looked_at: Option<Instant>,
 }
@@ -139,7 +142,7 @@ impl Pool {
             return Ok(charge);
         }
         let obstacle = self.obstacle(&state, bytes, usage);
-        state.note(obstacle);
+        state.note(obstacle, usage);
         let (granted, receiver) = oneshot::channel();
         let usage = usage.cloned();
         state.waiting.push_back(WaitingCall {
@@ -165,7 +168,7 @@ impl Pool {
         bytes: usize,
         usage: Option<&Arc<Usage>>,
     ) -> Option<Charge> {
-        let is_behind = state.is_scarce || (state.is_outside_scarce && is_outside(usage));
+        let is_behind = state.is_scarce || state.is_behind_outside(usage);
         let is_free = !is_behind && self.obstacle(state, bytes, usage).is_none();
         is_free.then(|| self.charge(state, bytes, usage.cloned()))
     }
@@ -235,10 +238,10 @@ impl Pool {
         // A connection without other answers may have an answer of any size.
         if connection.is_some() && of_connection > 0 && of_connection + bytes > share {
             Some(Obstacle::Share)
+        } else if is_outside(usage) && state.outside_bytes + bytes > self.bytes_max / 2 {
+            Some(Obstacle::OutsideHalf)
         } else if state.bytes + bytes > self.bytes_max {
             Some(Obstacle::Pool)
-        } else if bytes > free {
-            Some(Obstacle::OutsideHalf)
         } else {
             None
         }
@@ -247,6 +250,7 @@ impl Pool {
     /// Gives room to the waiting calls, as far as there is room.
     fn grant(self: &Arc<Self>, mut state: MutexGuard<'_, PoolState>) {
         (state.is_scarce, state.is_outside_scarce) = (false, false);
+        state.held_back.clear();
         if state.waiting.is_empty() {
             return;
         }
@@ -260,13 +264,12 @@ impl Pool {
                 continue;
             }
             let usage = next.usage.as_ref();
-            let is_behind = state.is_outside_scarce && is_outside(usage);
-            if is_behind || (connection.is_some() && connection == held_back) {
+            if state.is_behind_outside(usage) || (connection.is_some() && connection == held_back) {
                 passed.push_back(next);
                 continue;
             }
             let obstacle = self.obstacle(&state, next.bytes, usage);
-            state.note(obstacle);
+            state.note(obstacle, usage);
             match obstacle {
                 None => {
                     let charge = self.charge(&mut state, next.bytes, next.usage);
@@ -337,8 +340,10 @@ impl Pool {
     /// each, and for `wanted` bytes of an answer.
     fn missing(&self, state: &PoolState, wanted: usize, usage: Option<&Arc<Usage>>) -> (usize, usize) {
         let first = |obstacle: Obstacle| {
-            let waits =
-                |next: &&WaitingCall| self.obstacle(state, next.bytes, next.usage.as_ref()) == Some(obstacle);
+            let waits = |next: &&WaitingCall| {
+                let is_there = !next.granted.is_closed();
+                is_there && self.obstacle(state, next.bytes, next.usage.as_ref()) == Some(obstacle)
+            };
             state.waiting.iter().find(waits).map_or(0, |first| first.bytes)
         };
         let of_pool = first(Obstacle::Pool).max(wanted);
@@ -376,11 +381,19 @@ impl PoolState {
         }
     }
 
+    /// Whether an earlier call of a caller outside the cluster is to go before this one.
+    fn is_behind_outside(&self, usage: Option<&Arc<Usage>>) -> bool {
+        is_outside(usage) && (self.is_outside_scarce || self.held_back.contains(&connection_of(usage)))
+    }
+
     /// A call waits because of this obstacle.
-    fn note(&mut self, obstacle: Option<Obstacle>) {
+    fn note(&mut self, obstacle: Option<Obstacle>, usage: Option<&Arc<Usage>>) {
         match obstacle {
             Some(Obstacle::Pool) => self.is_scarce = true,
             Some(Obstacle::OutsideHalf) => self.is_outside_scarce = true,
+            Some(Obstacle::Share) if is_outside(usage) => {
+                self.held_back.insert(connection_of(usage));
+            }
             Some(Obstacle::Share) | None => {}
         }
     }

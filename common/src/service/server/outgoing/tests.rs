@@ -310,3 +310,57 @@ async fn stalled_client_and_no_stalled_peer_is_closed_for_the_half_of_clients() 
     drop((stuck, parts, stuck_peer, peer_parts));
     assert!(is_taken(&room, ALL / 8));
 }
+
+#[tokio::test]
+async fn large_answer_of_a_connection_gets_its_turn_beside_a_steady_load_of_small_ones() {
+    let pool = pool();
+    let usage = client();
+    let room = || Room::of(account(&pool, &usage));
+    // An eighth of the half is ALL / 16.
+    let (small, large, later) = (room(), room(), room());
+    assert!(is_taken(&small, ALL / 64));
+    let waits = tokio::spawn({
+        let large = large.clone();
+        async move { large.take(ALL / 16).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!is_taken(&later, ALL / 64), "behind the large answer");
+    small.give_back();
+    waits.await.unwrap();
+    large.give_back();
+    assert!(is_taken(&later, ALL / 64));
+}
+
+#[tokio::test]
+async fn client_without_room_in_the_half_closes_no_peer_when_the_pool_is_full_too() {
+    let pool = pool();
+    let (slow, peer) = (client(), connection());
+    let hand_over = |usage, bytes| {
+        let part = Bytes::from(vec![7; bytes]);
+        account(&pool, usage).hand_over(part).unwrap()
+    };
+    let (mut of_peer, mut of_client) = (hand_over(&peer, ALL / 2), hand_over(&slow, ALL / 2));
+    let stuck = (of_peer.next(), of_client.next());
+    age(&pool, PATIENCE);
+    let room = Room::of(account(&pool, &client()));
+    assert!(!is_taken(&room, ALL / 4));
+    assert!(slow.is_closing() && !peer.is_closing());
+    drop((stuck, of_peer, of_client));
+    assert!(is_taken(&room, ALL / 4));
+}
+
+#[tokio::test]
+async fn call_that_gave_up_closes_no_connection() {
+    let pool = pool();
+    let slow = connection();
+    let part = Bytes::from(vec![7; ALL]);
+    let mut parts = account(&pool, &slow).hand_over(part).unwrap();
+    let stuck = parts.next();
+    let gone = Room::of(account(&pool, &connection()));
+    assert!(!is_taken(&gone, ALL / 4), "it waits, and gives up");
+    age(&pool, PATIENCE);
+    pool.lock().looked_at = None;
+    pool.cut_off(0, None);
+    assert!(!slow.is_closing());
+    drop((stuck, parts));
+}
