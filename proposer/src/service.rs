@@ -118,7 +118,7 @@ impl Service {
         self.openings.admit(&command, caller)?;
         // The proposer that forwarded a command has bound the command to the caller.
         if let Some(name) = rights.caller_name().filter(|_| !forwarded) {
-            wire::opener::bind_command(&mut command, &name);
+            wire::opener::bind_command(&mut command, name);
         }
         let command =
             wire::command::encode(command).map_err(|error| status::invalid_argument(error.to_string()))?;

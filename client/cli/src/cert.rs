@@ -37,8 +37,8 @@ const CLIENT_SUFFIX: &str = ".client";
 /// Makes a CA, and one directory for each role: acceptor, proposer, learner, client and operator. Each has cert.pem,
 /// key.pem and ca.pem, for --tls-cert, --tls-key and --tls-ca. One certificate serves all processes of its role.
 ///
-/// With --client billing, the directory billing.client has a certificate of a client with a name of its own: limits and
-/// sessions go by this name.
+/// With --client billing, the directory billing.client has a certificate of a client with a name of its own: sessions
+/// belong to this name.
 ///
 /// Run again, the command renews certificates past two thirds of their lifetime, and certificates whose names changed.
 /// Running processes take renewed files within ten seconds. The CA is made once, and valid for ten years.
@@ -150,7 +150,7 @@ fn holders(out: &Path, domain: &Domain, more: &MoreNames<'_>) -> Result<Vec<Hold
         .iter()
         .map(|name| name.to_ascii_lowercase())
         .collect();
-    clients.extend(earlier_clients(out)?);
+    clients.extend(earlier_clients(out, domain)?);
     for client in clients {
         let dns_name = domain.name_of_client(&client).ok_or_else(|| {
             Failure::usage(format!(
@@ -167,16 +167,18 @@ fn holders(out: &Path, domain: &Domain, more: &MoreNames<'_>) -> Result<Vec<Hold
     Ok(holders)
 }
 
-/// Names of clients with a directory.
-fn earlier_clients(out: &Path) -> Result<Vec<String>, Failure> {
+/// Names of clients with a directory of an earlier run.
+fn earlier_clients(out: &Path, domain: &Domain) -> Result<Vec<String>, Failure> {
     let entries = match fs::read_dir(out) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed("read", out, &error)),
     };
     let name = |entry: io::Result<fs::DirEntry>| {
-        let name = entry.ok()?.file_name().into_string().ok()?;
-        Some(name.strip_suffix(CLIENT_SUFFIX)?.to_owned())
+        let entry = entry.ok().filter(|entry| entry.path().is_dir())?;
+        let name = entry.file_name().into_string().ok()?;
+        let name = name.strip_suffix(CLIENT_SUFFIX)?;
+        domain.name_of_client(name).map(|_| name.to_owned())
     };
     Ok(entries.filter_map(name).collect())
 }
@@ -406,6 +408,9 @@ mod tests {
                 .names
         };
         assert_eq!(names(&cert), ["billing.client.paxos.internal"]);
+        // Entries of other origin are left alone.
+        fs::create_dir(dir.path().join("My.client")).unwrap();
+        fs::write(dir.path().join("notes.client"), "").unwrap();
         fs::remove_file(&cert).unwrap();
         let lines = make(&[]).unwrap();
         let of_client = |line: &&str| line.contains("billing.client/cert.pem");

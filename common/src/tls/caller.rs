@@ -12,8 +12,8 @@ use super::{
 pub struct Caller {
     /// What the caller may act as; the union of all names in the certificate.
     pub roles: RoleSet,
-    /// The client's own name: `billing` for `billing.client.DOMAIN`.
-    pub own_name: Option<String>,
+    /// The name of the caller, for sessions: the client's own name as in `billing.client`, or the roles.
+    pub name: String,
     /// SHA-256 of the certificate, in hexadecimal digits.
     pub fingerprint: String,
     /// The last moment of the certificate's validity, as a date.
@@ -28,9 +28,13 @@ impl Caller {
     pub(super) fn of(certificate: &CertificateDer<'_>, domain: &Domain) -> Result<Self, Error> {
         let found = names(certificate)?;
         let (roles, own_name) = domain.roles_of(found.iter().map(String::as_str));
+        let name = own_name.map_or_else(
+            || roles.to_string(),
+            |name| format!("{name}.{}", RoleName::Client),
+        );
         Ok(Self {
             roles,
-            own_name,
+            name,
             fingerprint: fingerprint(certificate),
             valid_until: date(super::certificate::Validity::of(certificate)?.not_after),
         })
@@ -39,13 +43,5 @@ impl Caller {
     /// Whether the caller is an application or a tool, and no process of the cluster.
     pub fn is_outside(&self) -> bool {
         !self.roles.intersects(RoleSet::of(&RoleName::SERVERS))
-    }
-
-    /// The name of the caller, for sessions: the client's own name, or the roles.
-    pub fn name(&self) -> String {
-        let roles = self.roles.to_string();
-        self.own_name
-            .as_ref()
-            .map_or(roles, |name| format!("{name}.client"))
     }
 }

@@ -139,9 +139,10 @@ impl Domain {
         is_label(name).then(|| format!("{name}.{}.{}", RoleName::Client, self.0))
     }
 
-    /// The roles that DNS names of a certificate prove, and the client's own name, if any. Wildcards prove nothing.
+    /// The roles that DNS names of a certificate prove, and the client's own name, if any: of several, the first in the
+    /// alphabet. Wildcards prove nothing.
     pub fn roles_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> (RoleSet, Option<String>) {
-        let (mut roles, mut own_name) = (RoleSet::NONE, None);
+        let (mut roles, mut own_name) = (RoleSet::NONE, None::<String>);
         for name in names {
             let Some(prefix) = self.prefix_of(name) else {
                 continue;
@@ -152,7 +153,9 @@ impl Domain {
                 && is_label(label)
             {
                 roles = roles.with(RoleName::Client);
-                own_name.get_or_insert_with(|| label.to_owned());
+                if own_name.as_deref().is_none_or(|first| label < first) {
+                    own_name = Some(label.to_owned());
+                }
             }
         }
         (roles, own_name)
@@ -243,6 +246,11 @@ mod tests {
         assert_eq!(Domain::default().name_of_client("a.b"), None);
         let own = roles(&[&name]);
         assert_eq!(own, ("client".to_owned(), Some("billing".to_owned())));
+        for order in [["b", "a"], ["a", "b"]] {
+            let names = order.map(|label| format!("{label}.client.paxos.internal"));
+            let own = roles(&names.each_ref().map(String::as_str)).1;
+            assert_eq!(own.as_deref(), Some("a"));
+        }
         for name in [
             "*.client.paxos.internal",
             "a.b.client.paxos.internal",

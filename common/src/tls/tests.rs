@@ -94,7 +94,7 @@ async fn each_side_proves_its_role() {
 }
 
 #[tokio::test]
-async fn wildcard_or_common_name_is_no_role() {
+async fn wildcard_common_name_or_foreign_domain_is_no_role() {
     let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
     // The server's own check is left out, as by a server of another making.
     let files = ca.issue(&dir.path().join("w"), &["*.paxos.internal", PROPOSER], HOUR);
@@ -114,6 +114,17 @@ async fn wildcard_or_common_name_is_no_role() {
         RoleName::Acceptor,
     );
     let (_, caller) = dial(&wildcard, &acceptor, RoleName::Acceptor).await;
+    assert_eq!(caller.unwrap().roles, RoleSet::of(&[RoleName::Proposer]));
+    // A role of another domain is no role here, on both sides.
+    let names = [PROPOSER, "acceptor.other.example"];
+    let foreign = load(&ca.issue(&dir.path().join("f"), &names, HOUR), RoleName::Proposer);
+    let (called, _) = dial(&proposer, &foreign, RoleName::Acceptor).await;
+    assert!(
+        called
+            .unwrap_err()
+            .contains("not valid for name \"acceptor.paxos.internal\"")
+    );
+    let (_, caller) = dial(&foreign, &acceptor, RoleName::Acceptor).await;
     assert_eq!(caller.unwrap().roles, RoleSet::of(&[RoleName::Proposer]));
     let named = |params: &mut CertificateParams| {
         params.distinguished_name.push(DnType::CommonName, ACCEPTOR);

@@ -76,7 +76,7 @@ impl ServingState {
 /// Binds a stamp to the caller, as the proposer did for the commands of the session.
 pub(super) fn bind(stamp: &mut pb::SessionStamp, extensions: &Extensions) {
     if let Some(name) = rights(extensions).caller_name() {
-        bind_stamp(stamp, &name);
+        bind_stamp(stamp, name);
     }
 }
 

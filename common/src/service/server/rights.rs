@@ -106,10 +106,10 @@ enum Granted {
 
 impl Rights {
     /// The name of the caller, by its certificate; `None` without TLS.
-    pub fn caller_name(&self) -> Option<String> {
+    pub fn caller_name(&self) -> Option<&str> {
         match &self.0 {
             Granted::All | Granted::None => None,
-            Granted::Of(from, _) => Some(from.caller.name()),
+            Granted::Of(from, _) => Some(&from.caller.name),
         }
     }
 
@@ -382,7 +382,7 @@ mod tests {
         assert!(check(&extensions, RoleName::Proposer).is_ok(), "without TLS");
         let caller = Arc::new(Caller {
             roles: LEARNERS,
-            own_name: None,
+            name: String::new(),
             fingerprint: String::new(),
             valid_until: String::new(),
         });
