@@ -95,7 +95,7 @@ pub(crate) fn make(out: &Path, domain: &Domain, days: u32, more: &MoreNames<'_>)
     if ca.is_new {
         lines += &format!("made     {}\n", out.join("ca.pem").display());
     }
-    for Holder { role, name, names } in holders {
+    for CertificateHolder { role, name, names } in holders {
         let dir = out.join(&name);
         let cert = dir.join("cert.pem");
         let shown = cert.display();
@@ -124,7 +124,7 @@ pub(crate) fn make(out: &Path, domain: &Domain, days: u32, more: &MoreNames<'_>)
 }
 
 /// The holder of a certificate.
-struct Holder {
+struct CertificateHolder {
     role: RoleName,
     /// The directory, and the common name.
     name: String,
@@ -133,7 +133,7 @@ struct Holder {
 }
 
 /// The holders of certificates: the roles, and clients with names of their own, also those of earlier runs.
-fn holders(out: &Path, domain: &Domain, more: &MoreNames<'_>) -> Result<Vec<Holder>, Failure> {
+fn holders(out: &Path, domain: &Domain, more: &MoreNames<'_>) -> Result<Vec<CertificateHolder>, Failure> {
     let mut holders: Vec<_> = RoleName::ALL
         .into_iter()
         .map(|role| {
@@ -142,7 +142,7 @@ fn holders(out: &Path, domain: &Domain, more: &MoreNames<'_>) -> Result<Vec<Hold
                 names.extend(more.hosts.iter().cloned());
             }
             let name = role.as_str().to_owned();
-            Holder { role, name, names }
+            CertificateHolder { role, name, names }
         })
         .collect();
     let mut clients: BTreeSet<String> = more
@@ -158,7 +158,7 @@ fn holders(out: &Path, domain: &Domain, more: &MoreNames<'_>) -> Result<Vec<Hold
                  billing.client.{domain}"
             ))
         })?;
-        holders.push(Holder {
+        holders.push(CertificateHolder {
             role: RoleName::Client,
             name: client + CLIENT_SUFFIX,
             names: vec![dns_name],

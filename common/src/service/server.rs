@@ -12,9 +12,10 @@
 //! | unread large answers | 112 MiB | `server/outgoing.rs` |
 //! | buffers of TLS | 41 MiB: 768 of 36 KiB for incoming records, 13.5 MiB for outgoing | `server/greeting.rs` |
 //!
-//! Together these are 406 MiB, and briefly 470 MiB, if callers use up all limits at once. A role without callers holds
+//! Without TLS these are 406 MiB, and briefly 470 MiB, if callers use up all limits at once. A role without callers holds
 //! some 30 MiB, and a learner also the registers. The memory limits of `docker-compose.yml` are 512 MiB for an acceptor
-//! and for a proposer, and 1 GiB for a learner.
+//! and for a proposer, and 1 GiB for a learner. With TLS the sum is above 512 MiB briefly: only acceptors, proposers and
+//! learners, which are trusted, can use up the part of the cluster.
 //!
 //! With TLS each connection begins with a handshake, `server/handshakes.rs`, and each call needs a right of its caller,
 //! `server/rights.rs`. Callers outside the cluster, clients and operators, together have at most half of the connections,

@@ -27,11 +27,11 @@ pub(crate) trait ReadObserver: Unpin {
 
 /// A connection over `S`, and the observer of its side.
 pub(crate) struct ConnectionBytes<S, O> {
-    stream: Stream<S>,
+    stream: MaybeSecure<S>,
     pub(crate) observer: O,
 }
 
-enum Stream<S> {
+enum MaybeSecure<S> {
     Plain(S),
     Secure(Box<TlsStream<S>>),
 }
@@ -39,13 +39,13 @@ enum Stream<S> {
 impl<S, O> ConnectionBytes<S, O> {
     /// A connection in plaintext.
     pub(crate) fn plain(stream: S, observer: O) -> Self {
-        let stream = Stream::Plain(stream);
+        let stream = MaybeSecure::Plain(stream);
         Self { stream, observer }
     }
 
     /// A connection over TLS.
     pub(crate) fn secure(stream: impl Into<TlsStream<S>>, observer: O) -> Self {
-        let stream = Stream::Secure(Box::new(stream.into()));
+        let stream = MaybeSecure::Secure(Box::new(stream.into()));
         Self { stream, observer }
     }
 
@@ -53,8 +53,8 @@ impl<S, O> ConnectionBytes<S, O> {
     #[cfg(feature = "service")]
     pub(crate) fn inner(&self) -> &S {
         match &self.stream {
-            Stream::Plain(stream) => stream,
-            Stream::Secure(stream) => stream.get_ref().0,
+            MaybeSecure::Plain(stream) => stream,
+            MaybeSecure::Secure(stream) => stream.get_ref().0,
         }
     }
 }
@@ -74,8 +74,8 @@ where
         }
         let before = buffer.filled().len();
         let polled = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
+            MaybeSecure::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            MaybeSecure::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
         };
         if let Some(arrived @ [_, ..]) = buffer.filled().get(before..) {
             self.observer.arrived(arrived)?;
@@ -95,22 +95,22 @@ where
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Secure(stream) => Pin::new(stream).poll_write(context, bytes),
+            MaybeSecure::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            MaybeSecure::Secure(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Secure(stream) => Pin::new(stream).poll_flush(context),
+            MaybeSecure::Plain(stream) => Pin::new(stream).poll_flush(context),
+            MaybeSecure::Secure(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Secure(stream) => Pin::new(stream).poll_shutdown(context),
+            MaybeSecure::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            MaybeSecure::Secure(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
@@ -120,15 +120,15 @@ where
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Stream::Secure(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            MaybeSecure::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            MaybeSecure::Secure(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Secure(stream) => stream.is_write_vectored(),
+            MaybeSecure::Plain(stream) => stream.is_write_vectored(),
+            MaybeSecure::Secure(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -101,7 +101,7 @@ pub(super) struct WaitingCall {
 
 /// Why a call gets no room now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Obstacle {
+enum RoomObstacle {
     /// The connection has its share.
     Share,
     /// Callers outside the cluster have their half.
@@ -226,7 +226,7 @@ impl Pool {
     }
 
     /// Why there is no room for this call, if so.
-    fn obstacle(&self, state: &PoolState, bytes: usize, usage: Option<&Arc<Usage>>) -> Option<Obstacle> {
+    fn obstacle(&self, state: &PoolState, bytes: usize, usage: Option<&Arc<Usage>>) -> Option<RoomObstacle> {
         let connection = connection_of(usage);
         let of_connection = state.of_connections.get(&connection).copied().unwrap_or_default();
         let free = self.free_for(state, usage);
@@ -237,11 +237,11 @@ impl Pool {
         };
         // A connection without other answers may have an answer of any size.
         if connection.is_some() && of_connection > 0 && of_connection + bytes > share {
-            Some(Obstacle::Share)
+            Some(RoomObstacle::Share)
         } else if is_outside(usage) && state.outside_bytes + bytes > self.bytes_max / 2 {
-            Some(Obstacle::OutsideHalf)
+            Some(RoomObstacle::OutsideHalf)
         } else if state.bytes + bytes > self.bytes_max {
-            Some(Obstacle::Pool)
+            Some(RoomObstacle::Pool)
         } else {
             None
         }
@@ -275,14 +275,14 @@ impl Pool {
                     let charge = self.charge(&mut state, next.bytes, next.usage);
                     grants.push((next.granted, charge));
                 }
-                Some(Obstacle::Share) => {
+                Some(RoomObstacle::Share) => {
                     held_back = connection;
                     passed.push_back(next);
                 }
                 // No later call of these callers goes first.
-                Some(Obstacle::OutsideHalf) => passed.push_back(next),
+                Some(RoomObstacle::OutsideHalf) => passed.push_back(next),
                 // The call waits for the pool itself: no later call goes first.
-                Some(Obstacle::Pool) => {
+                Some(RoomObstacle::Pool) => {
                     passed.push_back(next);
                     break;
                 }
@@ -339,17 +339,17 @@ impl Pool {
     /// Missing bytes of the pool, and of the half of the callers outside the cluster: for the first call that waits for
     /// each, and for `wanted` bytes of an answer.
     fn missing(&self, state: &PoolState, wanted: usize, usage: Option<&Arc<Usage>>) -> (usize, usize) {
-        let first = |obstacle: Obstacle| {
+        let first = |obstacle: RoomObstacle| {
             let waits = |next: &&WaitingCall| {
                 let is_there = !next.granted.is_closed();
                 is_there && self.obstacle(state, next.bytes, next.usage.as_ref()) == Some(obstacle)
             };
             state.waiting.iter().find(waits).map_or(0, |first| first.bytes)
         };
-        let of_pool = first(Obstacle::Pool).max(wanted);
+        let of_pool = first(RoomObstacle::Pool).max(wanted);
         let free = self.bytes_max.saturating_sub(state.bytes);
         let wanted_outside = if is_outside(usage) { wanted } else { 0 };
-        let of_outside = first(Obstacle::OutsideHalf).max(wanted_outside);
+        let of_outside = first(RoomObstacle::OutsideHalf).max(wanted_outside);
         let free_outside = (self.bytes_max / 2).saturating_sub(state.outside_bytes);
         (
             of_pool.saturating_sub(free),
@@ -387,14 +387,14 @@ impl PoolState {
     }
 
     /// A call waits because of this obstacle.
-    fn note(&mut self, obstacle: Option<Obstacle>, usage: Option<&Arc<Usage>>) {
+    fn note(&mut self, obstacle: Option<RoomObstacle>, usage: Option<&Arc<Usage>>) {
         match obstacle {
-            Some(Obstacle::Pool) => self.is_scarce = true,
-            Some(Obstacle::OutsideHalf) => self.is_outside_scarce = true,
-            Some(Obstacle::Share) if is_outside(usage) => {
+            Some(RoomObstacle::Pool) => self.is_scarce = true,
+            Some(RoomObstacle::OutsideHalf) => self.is_outside_scarce = true,
+            Some(RoomObstacle::Share) if is_outside(usage) => {
                 self.held_back.insert(connection_of(usage));
             }
-            Some(Obstacle::Share) | None => {}
+            Some(RoomObstacle::Share) | None => {}
         }
     }
 }
