@@ -26,6 +26,11 @@ def free_ports(count):
     return ports
 
 
+def without_settings():
+    """The environment without settings of paxos."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PAXOS_")}
+
+
 def urls(ports, scheme="http"):
     return [f"{scheme}://127.0.0.1:{port}" for port in ports]
 
@@ -52,10 +57,10 @@ class Cluster:
         self.end()
 
     def spawn(self, name, *command, environment=None):
-        """Starts a process, with these variables added to the environment."""
+        """Starts a process without the settings of the caller's environment, and with these variables."""
         with open(self.directory / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | (environment or {})
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=without_settings() | (environment or {})
             )
 
     def end(self):
