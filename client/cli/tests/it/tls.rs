@@ -39,7 +39,8 @@ async fn secure_cluster_serves_clients_and_changes_its_leader() {
     let leader = cluster.leader().await;
     cluster.proposers[leader].kill();
     let written = client.put_if("colour", "red", Condition::Absent).await.unwrap();
-    assert!(format!("{written:?}").contains("blue") || client.get("colour").await.unwrap().is_some());
+    assert!(!written.is_applied(), "{written:?}");
+    assert_eq!(client.get("colour").await.unwrap().unwrap().value, "blue");
     cluster.proposers[leader].start();
     cluster.acceptors[0].kill();
     client.put("colour", "green").await.unwrap();

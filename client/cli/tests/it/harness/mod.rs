@@ -152,6 +152,7 @@ impl Process {
         environment: Environment,
     ) -> Self {
         let listen = format!("127.0.0.1:{port}");
+        tls::check_secure(&environment);
         let address = format!("{}://{listen}", tls::scheme(&environment))
             .parse()
             .unwrap();

@@ -57,6 +57,14 @@ pub(super) fn of_tests(mut environment: Environment) -> Environment {
     environment
 }
 
+/// Checks that a process uses TLS, if the tests run with TLS.
+pub(super) fn check_secure(environment: &Environment) {
+    assert!(
+        of_all_tests().is_none() || scheme(environment) == "https",
+        "a process in plaintext"
+    );
+}
+
 /// The environment of commands, if the tests run with TLS.
 pub(super) fn of_commands() -> Environment {
     let files = of_all_tests().map(|dir| files(&dir, COMMANDS));

@@ -77,6 +77,38 @@ async fn client_with_a_foreign_certificate_reads_which_and_its_dates() {
 }
 
 #[tokio::test]
+async fn client_with_an_expired_certificate_reads_its_dates() {
+    let cluster = Cluster::start_secure(1, 1, 1).await;
+    let ca = tls::TestCa::of_cluster(&cluster.certificates());
+    let wanted = tls::Wanted {
+        valid: (-60, 2),
+        ..tls::Wanted::of(&["client.paxos.internal"])
+    };
+    let files = ca.issue(&wanted, &ca.pem, &cluster.dir.path().join("stray"));
+    // Valid at the start of the client, and not at its first connection.
+    let library = cluster.client_with(files.clone());
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let said = library.append_at_most_once("x").await.unwrap_err().to_string();
+    assert!(
+        said.contains("received fatal alert: CertificateExpired"),
+        "{said}"
+    );
+    assert!(said.contains("stray/cert.pem is valid from 20"), "{said}");
+    acceptor_logs(&cluster, "certificate expired").await;
+    // The command reads its own file first.
+    let refused = run_with(
+        &["get", "x", "--acceptors", &cluster.urls()],
+        &tls::variables(&files),
+    )
+    .await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(
+        stderr(&refused).contains("stray/cert.pem expired at 20"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
 async fn certificate_for_servers_alone_is_refused_from_a_client() {
     let cluster = Cluster::start_secure(1, 1, 1).await;
     let ca = tls::TestCa::of_cluster(&cluster.certificates());
@@ -100,6 +132,10 @@ async fn process_of_another_role_is_refused_by_name() {
             && said.contains("only valid for DnsName(\"learner.paxos.internal\")"),
         "{said}"
     );
+    let mut config = ClientConfig::new([&learner]).unwrap();
+    config.tls = Some(tls::settings(cluster.files("client")));
+    config.timeout = crate::harness::PATIENCE / 30;
+    assert_library_says(&Client::new(config).unwrap(), &said).await;
     until("the learner's log names the alert", async || {
         cluster.learners[0].log().contains("BadCertificate").then_some(())
     })

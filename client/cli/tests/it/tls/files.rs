@@ -156,9 +156,10 @@ async fn bad_files_while_running_leave_the_old_pair_in_use_with_one_warning_each
             .count()
     };
     let mut expected = 0;
-    // Half written; the key of another certificate; missing.
-    for broken in ["half", "swapped", "missing"] {
+    // Half written; empty; the key of another certificate; missing.
+    for broken in ["half", "empty", "swapped", "missing"] {
         match broken {
+            "empty" => fs::write(&files.cert, "").unwrap(),
             "half" => fs::write(&files.cert, &cert[..cert.len() / 2]).unwrap(),
             "swapped" => {
                 fs::write(&files.cert, &cert).unwrap();
