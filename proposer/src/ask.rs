@@ -22,7 +22,7 @@ use paxos_proto::v1::{self as pb, promise_page::Answer};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
-    input::{Input, OpenLink},
+    input::{Input, LinkReport, OpenLink},
     link::check,
     trace::TaskTracer,
 };
@@ -88,7 +88,8 @@ async fn promise(
                 acceptor: open.acceptor,
                 remembers: wire::read_witnesses(&page.witnesses)?,
             };
-            if inputs.send(Input::Core(remembered)).await.is_err() {
+            let remembered = Input::Link(open.link, LinkReport::Core(remembered));
+            if inputs.send(remembered).await.is_err() {
                 return Ok(());
             }
         }
@@ -130,7 +131,8 @@ async fn promise(
                 )
             }
         };
-        if inputs.send(Input::Reported(stamp, event)).await.is_err() || last {
+        let reported = Input::Link(open.link, LinkReport::Reported(stamp, event));
+        if inputs.send(reported).await.is_err() || last {
             return Ok(());
         }
     }
@@ -163,9 +165,8 @@ pub(crate) async fn fetch_chosen(
         span.count(names::SLOTS, values.len());
     }
     drop(span);
-    let _ = inputs
-        .send(Input::Core(Event::Fetched { number, from, values }))
-        .await;
+    let fetched = LinkReport::Core(Event::Fetched { number, from, values });
+    let _ = inputs.send(Input::Link(open.link, fetched)).await;
 }
 
 async fn chosen_rows(

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use paxos_common::{
+    paxos::identity::ClusterId,
     peer::Address,
     service::{
         config::{
-            AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes, parse_duration,
-            version,
+            AcceptorsArg, ClusterArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, parse_bytes,
+            parse_duration, version,
         },
         security::{SecurityArgs, SecuritySettings},
     },
@@ -27,6 +28,10 @@ pub struct Args {
     /// The acceptors of the cluster
     #[command(flatten)]
     pub acceptors: AcceptorsArg,
+
+    /// The cluster to work with
+    #[command(flatten)]
+    pub cluster: ClusterArg,
 
     /// Listen address, and the URL for other processes
     #[command(flatten)]
@@ -72,8 +77,10 @@ fn parse_leader_timeout(text: &str) -> Result<Duration, String> {
 /// Settings of [`run`](crate::run).
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// URLs of all acceptors.
+    /// URLs of acceptors: hints once the cluster is formed.
     pub acceptors: Vec<Address>,
+    /// The cluster to work with; `None`: any cluster, or a new one.
+    pub cluster: Option<ClusterId>,
     /// URL for other processes; `None`: the bound address.
     pub advertise: Option<Address>,
     /// Silence of the leader before another proposer campaigns.
@@ -90,6 +97,7 @@ impl From<Args> for Config {
     fn from(args: Args) -> Self {
         Self {
             acceptors: args.acceptors.acceptors.addresses().to_vec(),
+            cluster: args.cluster.cluster,
             advertise: args.listen.advertise,
             leader_timeout: args.leader_timeout,
             state_bytes_max: args.state_bytes_max,

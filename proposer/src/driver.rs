@@ -2,17 +2,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
 use paxos_common::{
     paxos::{
-        identity::{AcceptorUuid, RunNumber, Stamp},
+        identity::{AcceptorUuid, ClusterId, RunNumber, Stamp},
         message::ReportAnswer,
         proposer::{Effect, Event, Phase, ProposalOutcome, Proposer, Reason, RequestId},
+        quorum::Configuration,
         slot::Slot,
     },
-    peer::Address,
+    peer::{Address, Dialer},
     service::{alarm::Alarm, failure::Failure, shutdown::Shutdown},
     trace::Tracer,
 };
@@ -20,10 +22,11 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
+    addresses::AddressBook,
     ask,
+    changes::Changes,
     clock::{Clock, stood_still},
     forming::FormedCluster,
     forward::Forwarder,
@@ -34,10 +37,11 @@ use crate::{
     stream::{StreamTarget, StreamsByAcceptor},
     timers::Timers,
     trace::Traces,
-    view::View,
+    view::{AcceptorLink, View},
 };
 
 mod asking;
+mod changes;
 mod forwarding;
 mod inquire;
 mod links;
@@ -45,6 +49,7 @@ mod showing;
 mod streams;
 
 use asking::PromiseRequests;
+use links::LinkTasks;
 
 /// Maximum inputs taken between two rounds of effects. Inputs that arrive together form a batch, and timers are checked
 /// between rounds.
@@ -68,11 +73,23 @@ struct Link {
     is_calm: bool,
 }
 
+impl Link {
+    fn shown(&self) -> AcceptorLink {
+        AcceptorLink {
+            address: self.open.address.clone(),
+            name: Arc::clone(&self.open.id),
+            chosen_to: self.known_to,
+        }
+    }
+}
+
 /// Owner of the core.
 #[derive(Debug)]
 pub(crate) struct Driver {
     core: Proposer,
-    cluster: FormedCluster,
+    cluster: ClusterId,
+    book: Arc<AddressBook>,
+    dialer: Dialer,
     address: Address,
     leader_timeout: Duration,
     clock: Clock,
@@ -85,6 +102,14 @@ pub(crate) struct Driver {
     timers: Timers,
     traces: Traces,
     metrics: Instruments,
+    /// The tasks that keep the links.
+    link_tasks: LinkTasks,
+    changes: Changes,
+    /// The configuration of the core.
+    configuration: Arc<Configuration>,
+    /// The configuration of the era before, once the members have changed.
+    before: Option<Arc<Configuration>>,
+    /// The open links.
     links: BTreeMap<AcceptorUuid, Link>,
     /// Last known places of the acceptors, for the streams.
     places: BTreeMap<AcceptorUuid, watch::Sender<StreamTarget>>,
@@ -107,7 +132,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         core: Proposer,
-        cluster: FormedCluster,
+        formed: &FormedCluster,
         address: Address,
         leader_timeout: Duration,
         views: watch::Sender<View>,
@@ -115,8 +140,11 @@ impl Driver {
         metrics: Instruments,
     ) -> Self {
         Self {
+            cluster: core.configuration().cluster_id(),
+            configuration: Arc::clone(core.configuration()),
             core,
-            cluster,
+            book: Arc::clone(&formed.book),
+            dialer: formed.dialer.clone(),
             address,
             leader_timeout,
             clock: Clock::start(),
@@ -127,6 +155,9 @@ impl Driver {
             timers: Timers::default(),
             traces: Traces::new(tracer),
             metrics,
+            link_tasks: LinkTasks::default(),
+            changes: Changes::default(),
+            before: None,
             links: BTreeMap::new(),
             places: BTreeMap::new(),
             judged: BTreeMap::new(),
@@ -153,9 +184,8 @@ impl Driver {
         mut inbox: mpsc::Receiver<Input>,
         shutdown: &Shutdown,
     ) -> Result<(), Failure> {
-        let stop_links = CancellationToken::new();
-        let _stop_links = stop_links.clone().drop_guard();
-        self.open_links(&inputs, shutdown, &stop_links);
+        let _stop_links = self.link_tasks.stop_with_guard();
+        self.keep_links(&inputs, shutdown);
         self.publish(true);
         let mut alarm = Alarm::new();
         while !self.is_done() {
@@ -196,6 +226,7 @@ impl Driver {
             for effect in self.core.take_effects() {
                 self.carry_out(effect, &inputs, shutdown);
             }
+            self.ask_changes(&inputs, shutdown);
             self.prepares.keep(|scan| self.core.awaits_pages(scan));
             self.show_judged();
             self.watch();
@@ -240,13 +271,8 @@ impl Driver {
                 self.core.handle(event);
             }
             Input::Stream(acceptor, ballot, report) => self.stream_reported(acceptor, ballot, report),
-            Input::Reported(stamp, event) => self.reported(stamp, event),
-            Input::Introduced(event, open) => self.introduced(event, open),
-            Input::Closed(acceptor) => {
-                self.links.remove(&acceptor);
-                self.prepares.end(acceptor);
-                self.core.handle(Event::Closed(acceptor));
-            }
+            Input::Link(link, report) => self.link_reported(link, report),
+            Input::ChangeMembers(asked) => self.changes.ask(asked),
             Input::Request(ClientRequest {
                 pending,
                 reply,
@@ -336,7 +362,7 @@ impl Driver {
                 let Some(Link { open, .. }) = self.links.get(&acceptor) else {
                     return;
                 };
-                let cluster = self.cluster.configuration.cluster_id();
+                let cluster = self.cluster;
                 let task = shutdown.spawn(ask::prepare(
                     open.clone(),
                     prepare,
@@ -378,7 +404,7 @@ impl Driver {
                 let Some(Link { open, .. }) = self.links.get(&source) else {
                     return;
                 };
-                let cluster = self.cluster.configuration.cluster_id();
+                let cluster = self.cluster;
                 let traced = self.traces.repairing();
                 shutdown.spawn(ask::fetch_chosen(
                     open.clone(),
@@ -404,12 +430,10 @@ impl Driver {
                 tracing::info!(%acceptor, "the acceptor runs on its right disk again, and is counted again");
             }
             Effect::Notify(notice) => self.announce(&notice),
-            Effect::Adopted(_) | Effect::LinksChanged | Effect::BringSnapshot { .. } | Effect::Change(_) => {
-                // Eras above `SERVED_ERA_MAX` are refused where messages are read, and no caller can ask for a change.
-                self.halted = Some(
-                    "the members of the cluster change, and this release does not change members: use a later release".into(),
-                );
-            }
+            Effect::Adopted(configuration) => self.adopted(&configuration, inputs, shutdown),
+            Effect::LinksChanged => self.keep_links(inputs, shutdown),
+            Effect::BringSnapshot { joiner, source } => self.bring_snapshot(joiner, source, inputs, shutdown),
+            Effect::Change(stage) => self.change_reached(stage),
             Effect::HandedOver => self.handed_over = true,
             Effect::Halt(reason) => self.halted = Some(reason),
         }

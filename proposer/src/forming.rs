@@ -1,5 +1,5 @@
 //! Finds the cluster: asks the acceptors until a formed acceptor answers, and forms a cluster of blank acceptors. The
-//! decisions are made by [`paxos::forming`](paxos_common::paxos::forming).
+//! decisions are made by [`paxos::forming`](paxos_common::paxos::forming). A later configuration is found by the links.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,6 +7,7 @@ use futures::future::join_all;
 use paxos_common::{
     paxos::{
         forming::{FormAction, FormReport, Forming},
+        identity::ClusterId,
         quorum::Configuration,
     },
     peer::{
@@ -18,13 +19,14 @@ use paxos_common::{
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
 use tonic::{Code, transport::Channel};
 
+use crate::addresses::AddressBook;
+
 /// A formed cluster and the acceptors' addresses.
 #[derive(Debug)]
 pub(crate) struct FormedCluster {
-    /// The configuration as stored by the acceptors.
+    /// The latest configuration reported by the acceptors.
     pub(crate) configuration: Configuration,
-    /// Addresses of the acceptors.
-    pub(crate) addresses: Vec<Address>,
+    pub(crate) book: Arc<AddressBook>,
     /// Opens connections to the acceptors and to other proposers.
     pub(crate) dialer: Dialer,
 }
@@ -35,14 +37,16 @@ pub(crate) struct FormedCluster {
 /// With exit code 78 when these addresses are no cluster and cannot become a cluster.
 pub(crate) async fn form(
     addresses: &[Address],
+    cluster: Option<ClusterId>,
     dialer: &Dialer,
     shutdown: &Shutdown,
 ) -> Result<Option<FormedCluster>, Failure> {
     let acceptors = ListedAcceptors::new(addresses, dialer);
-    let mut forming = Forming::new(acceptors.0.keys().cloned().collect());
+    let mut forming = Forming::new(acceptors.clients.keys().cloned().collect()).of_cluster(cluster);
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut is_wait_logged = false;
     loop {
+        let mut is_waiting = false;
         let (step, targets) = match forming.next().map_err(Failure::refused)? {
             FormAction::Formed {
                 configuration,
@@ -50,26 +54,35 @@ pub(crate) async fn form(
                 lost,
             } => {
                 acceptors.complete(&configuration, &complete, &lost).await;
+                warn_of_list(&forming, addresses.len(), &configuration);
                 return Ok(Some(FormedCluster {
                     configuration,
-                    addresses: addresses.to_vec(),
+                    book: acceptors.book,
                     dialer: dialer.clone(),
                 }));
             }
             FormAction::Ask(targets) => (None, targets),
+            FormAction::Wait(targets) => {
+                is_waiting = true;
+                (None, targets)
+            }
             FormAction::Store(list, targets) => (Some(Step::Store(pb::Configuration::from(&list))), targets),
             FormAction::Complete(list, targets) => {
                 (Some(Step::Complete(pb::Configuration::from(&list))), targets)
             }
         };
         let silent = acceptors.take_step(step.as_ref(), &targets, &mut forming).await;
-        if silent.is_empty() {
+        let is_found = matches!(forming.next(), Ok(FormAction::Formed { .. }));
+        if is_found || silent.is_empty() && !is_waiting {
             backoff.reset();
             continue;
         }
         if !is_wait_logged {
             is_wait_logged = true;
-            tracing::info!(addresses = ?silent, "waiting for acceptors that do not answer yet");
+            match cluster {
+                Some(cluster) => tracing::info!(%cluster, "waiting for an acceptor of the cluster"),
+                None => tracing::info!(addresses = ?silent, "waiting for acceptors that do not answer yet"),
+            }
         }
         tokio::select! {
             // Both arms only wait.
@@ -79,15 +92,40 @@ pub(crate) async fn form(
     }
 }
 
+/// Warns once of a list of acceptors that is not the list of the members. The addresses are hints: the members are found.
+fn warn_of_list(forming: &Forming, given: usize, configuration: &Configuration) {
+    let strangers: Vec<_> = forming.strangers(configuration).collect();
+    if !strangers.is_empty() || given != configuration.members().len() {
+        tracing::warn!(
+            era = %configuration.era(), no_members_at = ?strangers, right_list = addresses_of(configuration),
+            "the given list of acceptors is not the list of the members: correct --acceptors"
+        );
+    }
+}
+
+/// The addresses of the members, as in `--acceptors`.
+pub(crate) fn addresses_of(configuration: &Configuration) -> String {
+    let members = configuration.members().values();
+    let addresses: Vec<&str> = members.map(|member| &*member.address).collect();
+    addresses.join(",")
+}
+
 /// The listed acceptors, by address.
-struct ListedAcceptors(BTreeMap<Arc<str>, AcceptorClient<Channel>>);
+struct ListedAcceptors {
+    clients: BTreeMap<Arc<str>, AcceptorClient<Channel>>,
+    book: Arc<AddressBook>,
+}
 
 impl ListedAcceptors {
     fn new(addresses: &[Address], dialer: &Dialer) -> Self {
-        let client = |address| AcceptorClient::new(dialer.to_acceptor(address));
-        let acceptors = addresses.iter();
-        let acceptors = acceptors.map(|address| (Arc::from(address.as_str()), client(address)));
-        Self(acceptors.collect())
+        let book = Arc::new(AddressBook::new(addresses.to_vec(), dialer.clone()));
+        let client = |address| AcceptorClient::new(book.channel(address));
+        let clients = addresses.iter();
+        let clients = clients.map(|address| (Arc::from(address.as_str()), client(address)));
+        Self {
+            clients: clients.collect(),
+            book: Arc::clone(&book),
+        }
     }
 
     /// Sends a step, or none, and takes the answers. Returns the addresses without a usable answer.
@@ -100,7 +138,12 @@ impl ListedAcceptors {
         let mut silent = Vec::new();
         for (address, answer) in self.ask(targets, step).await {
             match answer {
-                Ok(report) => forming.report(report),
+                Ok(report) => {
+                    if let Ok(address) = address.parse() {
+                        self.book.answered(&address, report.acceptor);
+                    }
+                    forming.report(report);
+                }
                 // The acceptor's list differs, or the acceptor is foreign. A call without a step reads the acceptor's
                 // state, and the core reports the difference.
                 Err(Unusable::Call(status)) if status.code() == Code::FailedPrecondition => {
@@ -151,7 +194,7 @@ impl ListedAcceptors {
         step: Option<&Step>,
     ) -> Vec<(Arc<str>, Result<FormReport, Unusable>)> {
         let calls = targets.iter().filter_map(|address| {
-            let mut client = self.0.get(address)?.clone();
+            let mut client = self.clients.get(address)?.clone();
             Some(async move {
                 let answer = acceptor::form(&mut client, step.cloned(), FORM_TIMEOUT).await;
                 let report = answer.and_then(|answer| Ok(form_report(address, &answer)?));

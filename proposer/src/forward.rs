@@ -254,6 +254,15 @@ mod tests {
             Err(Status::unimplemented("not forwarded so"))
         }
 
+        type ChangeMembersStream = BoxStream<'static, Result<pb::ChangeMembersResponse, Status>>;
+
+        async fn change_members(
+            &self,
+            _: Request<pb::ChangeMembersRequest>,
+        ) -> Result<Response<Self::ChangeMembersStream>, Status> {
+            Err(Status::unimplemented("not forwarded"))
+        }
+
         async fn fill(&self, _: Request<pb::FillRequest>) -> Result<Response<pb::FillResponse>, Status> {
             Err(Status::unimplemented("not forwarded"))
         }

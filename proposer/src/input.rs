@@ -17,11 +17,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::requests::ClientRequest;
+use crate::{changes::AskedChange, requests::ClientRequest};
 
-/// Inputs of the driver.
+/// The task that keeps the link to an acceptor. Reports of an earlier task for the acceptor are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkId {
+    pub(crate) acceptor: AcceptorUuid,
+    /// Never used twice by a process.
+    pub(crate) number: u64,
+}
+
+/// Report of a link, or of a call over a link.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub(crate) enum LinkReport {
     /// Passed to the core unchanged.
     Core(Event),
     /// Report of an acceptor, with the acceptor's commit at that time.
@@ -29,11 +37,22 @@ pub(crate) enum Input {
     /// An acceptor has shown its runs, and the link is open. `None`: too few other acceptors reported tables.
     Introduced(Event, Option<OpenLink>),
     /// The link broke.
-    Closed(AcceptorUuid),
+    Closed,
+}
+
+/// Inputs of the driver.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Passed to the core unchanged.
+    Core(Event),
+    /// From the link to an acceptor.
+    Link(LinkId, LinkReport),
     /// From the `Accept` stream of this ballot to an acceptor.
     Stream(AcceptorUuid, Ballot, StreamReport),
     /// A new command.
     Request(ClientRequest),
+    /// A request for other members.
+    ChangeMembers(AskedChange),
     /// Result of a forwarded command.
     Forwarded(Pending, Forwarded),
 }
@@ -41,6 +60,7 @@ pub(crate) enum Input {
 /// An open link to an acceptor.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenLink {
+    pub(crate) link: LinkId,
     pub(crate) address: Address,
     /// For calls beside the streams. Arriving bytes of the answers are noted in `arrivals`.
     pub(crate) client: AcceptorClient<Watched<Channel>>,

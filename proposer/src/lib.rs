@@ -12,7 +12,10 @@
 //!                     └─▶ forward ──▶ the leading proposer
 //! ```
 
+mod addresses;
 mod ask;
+mod bring;
+mod changes;
 mod clock;
 mod config;
 mod driver;
@@ -21,6 +24,7 @@ mod forward;
 mod forwarded;
 mod input;
 mod link;
+mod members;
 mod metrics;
 mod openings;
 mod requests;
@@ -102,7 +106,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         own,
         (timeout, config.state_bytes_max),
         stop,
-        tracer,
+        (tracer, frame.dialer().clone()),
     );
     let (server, health) = frame.server(listener, ProposerServer::new(service)).await?;
     // The service answers UNAVAILABLE until the cluster is formed. The service stops after the driver, so requests in
@@ -122,7 +126,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> R
         let configuration = Arc::new(cluster.configuration.clone());
         let proposer = Proposer::new(id, address.as_str().into(), configuration, settings);
         let tracer = frame.tracer();
-        let driver = Driver::new(proposer, cluster, address, timeout, views, tracer, instruments);
+        let driver = Driver::new(proposer, &cluster, address, timeout, views, tracer, instruments);
         driver.run(inputs, inbox, &shutdown).await
     };
     let result = tokio::select! {
@@ -147,7 +151,7 @@ async fn form_cluster(
     let span = frame
         .tracer()
         .begin(Beginning::new("proposer.form", Parent::None));
-    let formed = forming::form(&config.acceptors, frame.dialer(), shutdown).await;
+    let formed = forming::form(&config.acceptors, config.cluster, frame.dialer(), shutdown).await;
     if let (Some(mut span), Err(failure)) = (span, &formed) {
         span.fail("refused", failure.to_string());
     }

@@ -1,10 +1,7 @@
-//! The link to one acceptor: the introduction and a standing `Attach` stream, reopened after each break.
+//! The link to one acceptor: the introduction and a standing `Attach` stream, reopened after each break. The addresses of
+//! the acceptor are tried in turn.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use paxos_common::{
@@ -34,11 +31,12 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
 use crate::{
+    addresses::AddressBook,
     clock::Clock,
-    input::{Input, OpenLink},
+    input::{Input, LinkId, LinkReport, OpenLink},
     view::View,
 };
 
@@ -68,10 +66,9 @@ const LASTING: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct LinkContext {
     pub(crate) cluster: ClusterId,
-    /// For an acceptor absent at the formation of the cluster.
+    /// The configuration of this proposer. Another one ends all links.
     pub(crate) configuration: Arc<Configuration>,
-    /// The connections to all acceptors.
-    pub(crate) channels: Arc<BTreeMap<Address, Channel>>,
+    pub(crate) book: Arc<AddressBook>,
     pub(crate) proposer: ProposerId,
     /// URL of this proposer for other processes.
     pub(crate) address: Address,
@@ -100,23 +97,38 @@ enum Logged {
     Refused,
 }
 
-/// Keeps the link to the acceptor at `address` open until `stop`.
-pub(crate) async fn keep(address: Address, context: LinkContext, stop: CancellationToken) {
+/// An acceptor to be linked.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkTarget {
+    pub(crate) link: LinkId,
+    /// The address in the configuration.
+    pub(crate) listed: Arc<str>,
+}
+
+/// How far an attempt to open the link has come.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// The acceptor was found: no other address leads to it.
+    is_found: bool,
+    opened_at: Option<Instant>,
+}
+
+/// Keeps the link to an acceptor open until `stop`.
+pub(crate) async fn keep(target: LinkTarget, context: LinkContext, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
-    let mut witnessed = None;
     let mut logged = None;
     let mut away_since = Instant::now();
     loop {
-        let mut opened_at = None;
-        let broken = match serve(&address, &context, &stop, &mut opened_at, &mut witnessed).await {
+        let mut attempt = Attempt::default();
+        let (address, broken) = match open(&target, &context, &stop, &mut attempt).await {
             Ok(()) => return,
             Err(broken) => broken,
         };
         if matches!(broken, Unusable::Distrusted) {
             // The core may require new tables from the other acceptors.
-            witnessed = None;
+            context.book.witnessed(target.link.acceptor, None);
         }
-        if opened_at.is_some_and(|at| at.elapsed() >= LASTING) {
+        if attempt.opened_at.is_some_and(|at| at.elapsed() >= LASTING) {
             backoff.reset();
             logged = None;
             away_since = Instant::now();
@@ -128,8 +140,8 @@ pub(crate) async fn keep(address: Address, context: LinkContext, stop: Cancellat
             false if away_since.elapsed() < AWAY_LONG => Logged::Lost,
             false => Logged::AwayLong,
         };
-        if matches!(broken, Unusable::Distrusted) {
-            // The core logs the refusal of an acceptor.
+        if matches!(broken, Unusable::Distrusted | Unusable::LaterEra(_)) {
+            // The core logs the refusal of an acceptor, and a change of members.
             tracing::debug!(%address, reason = %broken, "the link is opened again");
         } else if logged.replace(now) != Some(now) {
             match now {
@@ -152,23 +164,61 @@ pub(crate) async fn keep(address: Address, context: LinkContext, stop: Cancellat
     }
 }
 
-/// Opens `Attach` and forwards its messages, until the stream breaks (an error) or `stop`. `witnessed` is the run of
-/// the acceptor for which the other acceptors were asked.
-async fn serve(
-    address: &Address,
+/// Tries the addresses of the acceptor in turn. Serves the link at the first address with the acceptor, until the link breaks
+/// (an error, with the address) or `stop`.
+async fn open(
+    target: &LinkTarget,
     context: &LinkContext,
     stop: &CancellationToken,
-    opened_at: &mut Option<Instant>,
-    witnessed: &mut Option<RunNumber>,
+    attempt: &mut Attempt,
+) -> Result<(), (Arc<str>, Unusable)> {
+    // The first refusal, or otherwise the first failure.
+    let mut first: Option<(Arc<str>, Unusable)> = None;
+    for address in context.book.candidates(target.link.acceptor, &target.listed) {
+        let Err(broken) = serve(&address, target.link, context, stop, attempt).await else {
+            return Ok(());
+        };
+        let failed = (Arc::from(address.as_str()), broken);
+        if attempt.is_found {
+            return Err(failed);
+        }
+        let is_first = |(_, first): &(_, Unusable)| failed.1.is_refusal() && !first.is_refusal();
+        if first.as_ref().is_none_or(is_first) {
+            first = Some(failed);
+        }
+    }
+    Err(first.unwrap_or_else(|| (Arc::clone(&target.listed), Unusable::NoAddress)))
+}
+
+/// Introduces the acceptor, opens `Attach` and forwards its messages, until the stream breaks (an error) or `stop`.
+async fn serve(
+    address: &Address,
+    id: LinkId,
+    context: &LinkContext,
+    stop: &CancellationToken,
+    attempt: &mut Attempt,
 ) -> Result<(), Unusable> {
-    let channel = context.channels[address].clone();
+    let channel = context.book.channel(address);
     let mut calls = client(channel.clone());
-    let shown = introduce(&mut calls, context).await?;
+    let introducing = introduce(&mut calls, context, (address, id));
+    let shown = tokio::select! {
+        // A stopped introduction is of no use to any other task; a step that was sent takes effect, or not.
+        shown = introducing => shown?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    attempt.is_found = true;
     let Stamp { acceptor, run, .. } = shown.stamp;
-    let is_witnessed = *witnessed == Some(run);
-    let Others { reported, asked } = match is_witnessed {
-        true => Others::default(),
-        false => ask_others(address, acceptor, context).await,
+    let is_witnessed = context.book.is_witnessed(acceptor, run);
+    let asking = async {
+        match is_witnessed {
+            true => Others::default(),
+            false => ask_others(address, acceptor, context).await,
+        }
+    };
+    let Others { reported, asked } = tokio::select! {
+        // Both arms only ask or wait.
+        others = asking => others,
+        () = stop.cancelled() => return Ok(()),
     };
     let (others_reported, needed) = (reported.len(), context.others_needed());
     let introduced = Event::Introduced {
@@ -179,7 +229,8 @@ async fn serve(
     };
     if !is_witnessed && others_reported < needed {
         // Answers of the acceptor's earlier runs no longer count.
-        let _ = context.inputs.send(Input::Introduced(introduced, None)).await;
+        let introduced = LinkReport::Introduced(introduced, None);
+        let _ = context.inputs.send(Input::Link(id, introduced)).await;
         let reported = others_reported;
         return Err(Unusable::Unwitnessed { reported, needed });
     }
@@ -195,6 +246,7 @@ async fn serve(
     let arrivals = Arrivals::default();
     let watched = AcceptorClient::new(arrivals.watch(channel)).with_message_limits();
     let open = OpenLink {
+        link: id,
         address: address.clone(),
         client: watched,
         arrivals,
@@ -203,15 +255,16 @@ async fn serve(
         run,
         reopen: reopen.clone(),
     };
-    let opened = Input::Introduced(introduced, Some(open));
-    if context.inputs.send(opened).await.is_err() {
+    let opened = LinkReport::Introduced(introduced, Some(open));
+    if context.inputs.send(Input::Link(id, opened)).await.is_err() {
         return Ok(());
     }
-    *witnessed = Some(run);
-    *opened_at = Some(Instant::now());
+    context.book.witnessed(acceptor, Some(run));
+    attempt.opened_at = Some(Instant::now());
     tracing::debug!(%address, %acceptor, "link is open");
     let link = AttachedLink {
         context,
+        id,
         member: (acceptor, run),
         words,
         reports,
@@ -224,6 +277,7 @@ async fn serve(
 /// A link with an open `Attach` stream.
 struct AttachedLink<'a> {
     context: &'a LinkContext,
+    id: LinkId,
     /// The acceptor, in the run of its introduction.
     member: (AcceptorUuid, RunNumber),
     words: Streaming<pb::AttachResponse>,
@@ -241,16 +295,16 @@ impl AttachedLink<'_> {
         let (mut alarm, mut due) = (Alarm::new(), self.reports.next(context));
         let mut watchful = context.watchful.clone();
         let broken = loop {
-            let input = tokio::select! {
+            let report = tokio::select! {
                 // Receiving from a stream, ticking and waiting are all cancel safe.
-                word = self.words.message() => match self.input_of(word) {
-                    Ok(input) => input,
+                word = self.words.message() => match self.report_of(word) {
+                    Ok(report) => report,
                     Err(broken) => break broken,
                 },
                 // The table of a slow acceptor.
                 Some(reported) = self.asked.next(), if !self.asked.is_empty() => {
                     let Some((acceptor, remembers)) = reported else { continue };
-                    Input::Core(Event::Remembered { acceptor, remembers })
+                    LinkReport::Core(Event::Remembered { acceptor, remembers })
                 }
                 () = alarm.wait_until(Some(due)) => {
                     due = self.report();
@@ -269,16 +323,20 @@ impl AttachedLink<'_> {
                     return Ok(());
                 }
             };
-            if context.inputs.send(input).await.is_err() {
+            if context.inputs.send(Input::Link(self.id, report)).await.is_err() {
                 return Ok(());
             }
         };
-        let _ = context.inputs.send(Input::Closed(self.member.0)).await;
+        let closed = Input::Link(self.id, LinkReport::Closed);
+        let _ = context.inputs.send(closed).await;
         Err(broken)
     }
 
-    fn input_of(&mut self, word: Result<Option<pb::AttachResponse>, Status>) -> Result<Input, Unusable> {
-        input_of(word?, self.member, self.context.cluster, &mut self.reports)
+    fn report_of(
+        &mut self,
+        word: Result<Option<pb::AttachResponse>, Status>,
+    ) -> Result<LinkReport, Unusable> {
+        report_of(word?, self.member, self.context.cluster, &mut self.reports)
     }
 
     /// Sends a report. Returns the time of the next report.
@@ -385,12 +443,12 @@ pub(crate) fn check(
     Ok(stamp)
 }
 
-fn input_of(
+fn report_of(
     word: Option<pb::AttachResponse>,
     member: (AcceptorUuid, RunNumber),
     cluster: ClusterId,
     reports: &mut Reports,
-) -> Result<Input, Unusable> {
+) -> Result<LinkReport, Unusable> {
     let word = word.ok_or(Unusable::Closed)?;
     let stamp = check(word.stamp.as_ref(), member, cluster)?;
     let event = Event::Reported {
@@ -398,7 +456,7 @@ fn input_of(
         sent: reports.answered(word.report),
         answer: ReportAnswer::try_from(word)?,
     };
-    Ok(Input::Reported(stamp, event))
+    Ok(LinkReport::Reported(stamp, event))
 }
 
 fn report(context: &LinkContext, (to, run): (AcceptorUuid, RunNumber), number: u64) -> pb::AttachRequest {

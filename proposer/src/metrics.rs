@@ -4,7 +4,7 @@ use paxos_common::{
     paxos::{
         ballot::Ballot,
         message::{Accept, AcceptAnswer},
-        proposer::{Event, Notice, Phase, ProposalOutcome, Proposer, Reason as Why},
+        proposer::{ChangeStage, Event, Notice, Phase, ProposalOutcome, Proposer, Reason as Why},
         slot::Slot,
     },
     service::metrics::{Counter, Metrics, Sizes, UnreadyReason},
@@ -41,6 +41,7 @@ pub(crate) struct Instruments {
     batch_bytes: Sizes,
     campaigns: [Counter; CAMPAIGN_REASONS.len()],
     step_downs: [Counter; STEP_DOWN_REASONS.len()],
+    changes: [Counter; 3],
     /// The ballot of the last reign with a counted end.
     ended: Ballot,
     prepare_rejections: Counter,
@@ -53,6 +54,7 @@ impl Instruments {
     /// Registers the counters, and gauges of the view.
     pub(crate) fn new(metrics: &Metrics, view: &watch::Receiver<View>) -> Self {
         show(metrics, view);
+        show_change(metrics, view);
         let [prepare_rejections, accept_rejections] = metrics.counters(
             "paxos.proposer.rejections",
             "Rejections by acceptors because of a promise to a higher ballot",
@@ -85,6 +87,12 @@ impl Instruments {
                 "Reigns that ended: rejected by a higher ballot, alone without a quorum, distrusted acceptor, stopping",
                 "reason",
                 STEP_DOWN_REASONS,
+            ),
+            changes: metrics.counters(
+                "paxos.proposer.changes",
+                "Changes of members ended at this proposer: done, refused (nothing has changed), unknown (another proposer leads)",
+                "outcome",
+                ["done", "refused", "unknown"],
             ),
             ended: Ballot::ZERO,
             prepare_rejections,
@@ -152,6 +160,17 @@ impl Instruments {
                 self.batch_commands.record(commands);
                 self.batch_bytes.record(value.as_bytes().len());
             }
+        }
+    }
+
+    /// A change of members has reached a stage.
+    pub(crate) fn changed(&self, stage: &ChangeStage) {
+        let [done, refused, unknown] = &self.changes;
+        match stage {
+            ChangeStage::Copying { .. } | ChangeStage::Deciding { .. } | ChangeStage::Switching(_) => {}
+            ChangeStage::Done(_) => done.increment(),
+            ChangeStage::Refused(_) => refused.increment(),
+            ChangeStage::Unknown => unknown.increment(),
         }
     }
 
@@ -231,14 +250,36 @@ fn show(metrics: &Metrics, view: &watch::Receiver<View>) {
     gauge(
         "paxos.proposer.acceptors_linked",
         "",
-        "Acceptors with an open connection",
-        |view| view.links.len() as u64,
+        "Members with an open connection",
+        |view| view.linked_members() as u64,
+    );
+}
+
+fn show_change(metrics: &Metrics, view: &watch::Receiver<View>) {
+    let gauge = |name, help, look: fn(&View) -> u64| {
+        let view = view.clone();
+        metrics.gauge(name, "", help, move || look(&view.borrow()));
+    };
+    gauge(
+        "paxos.proposer.era",
+        "The era of the configuration: each change of members begins the next era",
+        View::era,
+    );
+    gauge(
+        "paxos.proposer.change_stage",
+        "The change of members that this proposer drives: 0 none, 1 copying, 2 deciding, 3 switching",
+        View::change_step,
+    );
+    gauge(
+        "paxos.proposer.joiner_lag",
+        "Slots that the new member furthest behind lacks, during the copy of a change of members",
+        View::joiner_lag,
     );
 }
 
 /// Whether this proposer can have commands ordered: as the leader, or through a known leader.
 pub(crate) fn readiness(view: &View) -> Result<(), UnreadyReason> {
-    let (linked, quorum) = (view.links.len(), view.quorum);
+    let (linked, quorum) = (view.linked_members(), view.quorum);
     if view.cluster.is_none() {
         return Err("the cluster is not formed yet, or its acceptors do not answer".into());
     }

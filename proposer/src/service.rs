@@ -6,10 +6,11 @@ use bytes::Bytes;
 use futures::Stream;
 use paxos_common::{
     paxos::{
+        identity::AcceptorUuid,
         proposer::{Event, Pending, ProposalOutcome, Reason, RequestId},
         slot::Slot,
     },
-    peer::Address,
+    peer::{Address, Dialer},
     service::{
         config::version,
         server::{Rights, deadline, received, rights, sleep_until},
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+mod change;
 mod conversation;
 
 use crate::{
@@ -36,7 +38,7 @@ use crate::{
     requests::{self, OutcomeSender, RequestIds},
     state_limit,
     trace::Traces,
-    view::View,
+    view::{AcceptorLink, View},
 };
 use conversation::Conversation;
 
@@ -52,6 +54,7 @@ pub(crate) struct Service {
     openings: Openings,
     shutdown: Shutdown,
     tracer: Tracer,
+    dialer: Dialer,
 }
 
 impl Service {
@@ -61,7 +64,7 @@ impl Service {
         address: Address,
         (leader_timeout, state_bytes_max): (Duration, u64),
         shutdown: Shutdown,
-        tracer: Tracer,
+        (tracer, dialer): (Tracer, Dialer),
     ) -> Self {
         Self {
             inputs,
@@ -73,6 +76,7 @@ impl Service {
             openings: Openings::default(),
             shutdown,
             tracer,
+            dialer,
         }
     }
 
@@ -225,17 +229,27 @@ impl Proposer for Service {
         }))
     }
 
+    type ChangeMembersStream = ReceiverStream<Result<pb::ChangeMembersResponse, Status>>;
+
+    async fn change_members(
+        &self,
+        request: Request<pb::ChangeMembersRequest>,
+    ) -> Result<Response<Self::ChangeMembersStream>, Status> {
+        let answers = self.change(request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
     async fn status(
         &self,
         _: Request<pb::ProposerStatusRequest>,
     ) -> Result<Response<pb::ProposerStatusResponse>, Status> {
         let view = self.views.borrow().clone();
         let not_ready = readiness(&view).err().map(Cow::into_owned).unwrap_or_default();
-        let link = |(uuid, (address, chosen_to)): (_, (Address, Slot))| pb::AcceptorLink {
-            acceptor: Bytes::copy_from_slice(&paxos_common::paxos::identity::AcceptorUuid::to_bytes(uuid)),
-            address: address.to_string(),
+        let link = |(uuid, link): (AcceptorUuid, AcceptorLink)| pb::AcceptorLink {
+            acceptor: Bytes::copy_from_slice(&uuid.to_bytes()),
+            address: link.address.to_string(),
             attached: true,
-            chosen_to: chosen_to.get(),
+            chosen_to: link.chosen_to.get(),
         };
         Ok(Response::new(pb::ProposerStatusResponse {
             proposer: view.proposer.get(),
@@ -254,6 +268,10 @@ impl Proposer for Service {
             not_ready,
             leader_timeout_ms: self.leader_timeout_ms,
             acceptors: view.links.into_iter().map(link).collect(),
+            configuration: view.configuration.as_deref().map(pb::Configuration::from),
+            change: view
+                .change
+                .and_then(|change| change::answer_of(&change.stage, change.taken).ok()),
         }))
     }
 }

@@ -11,7 +11,7 @@ use paxos_common::{
         ballot::Ballot,
         identity::AcceptorUuid,
         message::Accept,
-        proposer::{Event, Pending, Phase, ProposalOutcome, Proposer, Reason, RequestId},
+        proposer::{ChangeStage, Event, Pending, Phase, ProposalOutcome, Proposer, Reason, RequestId},
         slot::{Slot, Version},
         value::Value,
     },
@@ -40,6 +40,8 @@ pub(crate) struct Traces {
     messages: BTreeMap<(AcceptorUuid, u64), MessageSpan>,
     campaign: Option<(Ballot, Span)>,
     repair: Option<Span>,
+    /// The change of members, and its present step.
+    change: Option<(Span, Option<(&'static str, Span)>)>,
     /// Ballot of the present reign.
     reign: Option<Ballot>,
 }
@@ -72,6 +74,7 @@ impl Traces {
             messages: BTreeMap::new(),
             campaign: None,
             repair: None,
+            change: None,
             reign: None,
         }
     }
@@ -348,6 +351,47 @@ impl Traces {
         }
         let context = self.repair.as_ref().map(|span| span.context().clone());
         self.traced(context)
+    }
+
+    /// A change of members has reached a stage.
+    pub(crate) fn change_reached(&mut self, stage: &ChangeStage) {
+        let step = match stage {
+            ChangeStage::Copying { .. } => "proposer.change.copy",
+            ChangeStage::Deciding { .. } => "proposer.change.decide",
+            ChangeStage::Switching(_) => "proposer.change.switch",
+            ChangeStage::Done(_) => {
+                self.change = None;
+                return;
+            }
+            ChangeStage::Refused(refusal) => return self.change_failed("refused", refusal.to_string()),
+            ChangeStage::Unknown => {
+                return self.change_failed(PREEMPTED, "another proposer leads".to_owned());
+            }
+        };
+        if self.change.is_none() {
+            let change = self.tracer.begin(Beginning::new("proposer.change", Parent::None));
+            self.change = change.map(|change| (change, None));
+        }
+        if let Some((change, present)) = &mut self.change
+            && present.as_ref().is_none_or(|(name, _)| *name != step)
+        {
+            // The span of the step before ends first.
+            *present = None;
+            let begun = self.tracer.below(Some(change.context()), step);
+            *present = begun.map(|span| (step, span));
+        }
+    }
+
+    fn change_failed(&mut self, word: &'static str, reason: String) {
+        if let Some((mut change, _)) = self.change.take() {
+            change.fail(word, reason);
+        }
+    }
+
+    /// The span of the change of members under way.
+    pub(crate) fn changing(&self) -> TaskTracer {
+        let change = self.change.as_ref();
+        self.traced(change.map(|(change, _)| change.context().clone()))
     }
 
     fn traced(&self, context: Option<SpanContext>) -> TaskTracer {

@@ -9,6 +9,10 @@
 //! the configuration is a function of the list. Of two different lists that share an acceptor, at most one list is ever
 //! formed: the shared acceptor stores a single configuration. Both proposers may get stuck before any vote.
 //!
+//! The given addresses are hints once a cluster is formed: the members may have changed since. The caller takes the
+//! latest configuration reported by a formed acceptor, whether or not the addresses are those of its members. Such a caller
+//! may be ordered to work with one cluster alone ([`Forming::of_cluster`]): it forms no cluster.
+//!
 //! A restore ([`Restoring`](restoring::Restoring)) makes blank acceptors a cluster that begins with a backup. Proposers
 //! begin no such cluster, and refuse to make another cluster of acceptors that hold a backup. A restore that ended after an
 //! acceptor had stored the configuration can be completed by any proposer: every acceptor held the backup before.
@@ -17,7 +21,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     acceptor::{Membership, Seed},
-    identity::AcceptorUuid,
+    identity::{AcceptorUuid, ClusterId},
     quorum::{Configuration, InvalidConfiguration, majority},
 };
 
@@ -43,9 +47,11 @@ pub enum FormAction {
     Store(Configuration, Vec<Arc<str>>),
     /// Send the second step to these acceptors.
     Complete(Configuration, Vec<Arc<str>>),
+    /// No acceptor of the wanted cluster has answered: ask these acceptors again, after a pause.
+    Wait(Vec<Arc<str>>),
     /// The cluster is formed.
     Formed {
-        /// The configuration of the cluster.
+        /// The latest configuration of the cluster that an acceptor has reported.
         configuration: Configuration,
         /// Addresses where the second step is still missing. No caller needs to wait for these acceptors.
         complete: Vec<Arc<str>>,
@@ -111,7 +117,7 @@ pub enum FormConflict {
         /// Address of the acceptor.
         address: Arc<str>,
     },
-    /// More or fewer addresses than members.
+    /// More or fewer addresses than acceptors in the list of a cluster that is not formed yet.
     #[error(
         "{given} acceptor addresses are given, but the cluster has {members} acceptors: give exactly the addresses of \
          these acceptors"
@@ -128,6 +134,8 @@ pub enum FormConflict {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Forming {
     addresses: Vec<Arc<str>>,
+    /// The wanted cluster; `None`: any cluster, or a new one.
+    cluster: Option<ClusterId>,
     reports: BTreeMap<Arc<str>, FormReport>,
 }
 
@@ -136,8 +144,27 @@ impl Forming {
     pub fn new(addresses: Vec<Arc<str>>) -> Self {
         Self {
             addresses,
+            cluster: None,
             reports: BTreeMap::new(),
         }
+    }
+
+    /// The same for a caller that works with this cluster alone, and forms none. Acceptors of other clusters are ignored.
+    #[must_use]
+    pub fn of_cluster(self, cluster: Option<ClusterId>) -> Self {
+        Self { cluster, ..self }
+    }
+
+    /// The given addresses whose acceptors are no members of `configuration`: another acceptor answered there, or no acceptor
+    /// and no member is listed there. Such a list needs a correction, and so does a list that is too short or too long.
+    pub fn strangers<'a>(&'a self, configuration: &'a Configuration) -> impl Iterator<Item = &'a Arc<str>> {
+        let members = configuration.members();
+        self.addresses
+            .iter()
+            .filter(move |&address| match self.reports.get(address) {
+                Some(report) => !members.contains_key(&report.acceptor),
+                None => !members.values().any(|member| member.address == *address),
+            })
     }
 
     /// Takes an acceptor's latest answer.
@@ -164,10 +191,14 @@ impl Forming {
         match stored {
             Some(stored) if self.is_formed() => Ok(FormAction::Formed {
                 configuration: stored.clone(),
-                complete: self.addresses_where(|membership| matches!(membership, Membership::Forming(_))),
+                complete: self.addresses_where(|membership| {
+                    matches!(membership, Membership::Forming(list) if list.cluster_id() == stored.cluster_id())
+                }),
                 lost: self.addresses_where(|membership| membership.configuration().is_none()),
             }),
+            Some(_) | None if self.cluster.is_some() => Ok(FormAction::Wait(self.addresses.clone())),
             Some(stored) => {
+                self.check_count(stored)?;
                 self.check_listed(stored)?;
                 self.check_seeds(Seed::of(stored))?;
                 Ok(self.while_forming(stored))
@@ -185,8 +216,16 @@ impl Forming {
     }
 
     fn is_formed(&self) -> bool {
-        let mut memberships = self.reports.values().map(|report| &report.membership);
-        memberships.any(|membership| matches!(membership, Membership::Formed(_)))
+        self.ours()
+            .any(|report| matches!(report.membership, Membership::Formed(_)))
+    }
+
+    /// The reports, without those of acceptors of another cluster than the wanted.
+    fn ours(&self) -> impl Iterator<Item = &FormReport> {
+        self.reports.values().filter(|report| {
+            let stored = report.membership.configuration();
+            stored.is_none_or(|stored| self.cluster.is_none_or(|cluster| stored.cluster_id() == cluster))
+        })
     }
 
     /// The next step while no acceptor is formed, towards `configuration`.
@@ -203,17 +242,20 @@ impl Forming {
         }
     }
 
-    /// The stored configuration, if any, after a check that no acceptor holds a different configuration.
+    /// The latest stored configuration, if any, after a check that no acceptor holds one of another cluster.
     fn stored(&self) -> Result<Option<&Configuration>, FormConflict> {
-        let mut holders = self
-            .reports
-            .values()
-            .filter_map(|report| Some((report, report.membership.configuration()?)));
-        let Some((first_report, first)) = holders.next() else {
+        let holders = || {
+            self.ours()
+                .filter_map(|report| Some((report, report.membership.configuration()?)))
+        };
+        // Of equals the first: the addresses of the members come from there.
+        let latest = holders().min_by_key(|(_, stored)| std::cmp::Reverse(stored.era()));
+        let Some((first_report, first)) = latest else {
             return Ok(None);
         };
-        for (second_report, second) in holders {
-            if !first.same_cluster(second) {
+        for (second_report, second) in holders() {
+            let is_earlier = second.era() < first.era() && second.cluster_id() == first.cluster_id();
+            if !is_earlier && !first.same_cluster(second) {
                 return Err(FormConflict::ListsDiffer {
                     first_address: Arc::clone(&first_report.address),
                     first: uuids(first),
@@ -222,13 +264,16 @@ impl Forming {
                 });
             }
         }
-        if first.members().len() != self.addresses.len() {
-            return Err(FormConflict::Count {
-                given: self.addresses.len(),
-                members: first.members().len(),
-            });
-        }
         Ok(Some(first))
+    }
+
+    /// Checks, while no acceptor is formed, that as many addresses are given as the list has acceptors.
+    fn check_count(&self, stored: &Configuration) -> Result<(), FormConflict> {
+        let (given, members) = (self.addresses.len(), stored.members().len());
+        if given != members {
+            return Err(FormConflict::Count { given, members });
+        }
+        Ok(())
     }
 
     /// Checks, while no acceptor is formed, that every answering acceptor is in the list.

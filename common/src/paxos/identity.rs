@@ -1,6 +1,6 @@
 //! Identities: clusters, acceptors, and the runs that distinguish a disk from an older copy of the same disk.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// An acceptor's own name, drawn at random at the first use of the data directory. Votes are counted by this name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +47,19 @@ impl ClusterId {
     /// Reads [`Self::as_bytes`]; `None` unless there are 16 bytes.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         Some(Self(bytes.try_into().ok()?))
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = String;
+
+    /// Reads the [`Display`](fmt::Display) form: 32 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = u128::from_str_radix(text, 16).ok();
+        let number = number.filter(|_| text.len() == 32 && !text.starts_with('+'));
+        let number =
+            number.ok_or("give the 32 hexadecimal digits of a cluster id, as `paxos status` shows them")?;
+        Ok(Self(number.to_be_bytes()))
     }
 }
 
@@ -114,5 +127,27 @@ impl Stamp {
     /// another learner would go back in time. So a page waits until memory shows the page's commit.
     pub fn covers(&self, commit: CommitCounter) -> bool {
         commit <= self.commit_counter
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_id_is_read_from_its_digits_alone() {
+        let id = ClusterId::from_bytes(*b"0123456789abcdef");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        let digits = id.to_string();
+        for wrong in [
+            "",
+            "12",
+            &digits[1..],
+            &format!("+{}", &digits[1..]),
+            &format!("{digits}0"),
+        ] {
+            let refused = wrong.parse::<ClusterId>().unwrap_err();
+            assert!(refused.contains("32 hexadecimal digits"), "{refused}");
+        }
     }
 }

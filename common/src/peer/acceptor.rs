@@ -9,6 +9,7 @@ use tonic::{Status, transport::Channel};
 use super::reason;
 use crate::{
     paxos::{
+        era::Era,
         forming::FormReport,
         identity::{AcceptorUuid, ClusterId, Stamp},
         witness::{Run, WentBack},
@@ -59,6 +60,20 @@ pub enum Unusable {
     /// The acceptor must never be counted.
     #[error("acceptor {0} is no member of this cluster, and is not counted: correct --acceptors")]
     Stranger(AcceptorUuid),
+    /// The address leads to another acceptor of the cluster, or to an acceptor that was a member.
+    #[error("acceptor {found} answers at this address, and acceptor {expected} is looked for")]
+    Another {
+        /// The sender of the answer.
+        found: AcceptorUuid,
+        /// The acceptor to be reached.
+        expected: AcceptorUuid,
+    },
+    /// No address of the acceptor can be called.
+    #[error("no usable address of the acceptor is known")]
+    NoAddress,
+    /// The members have changed: the caller takes the later configuration first.
+    #[error("the acceptor holds the configuration of era {0}, which is later than the era of this process")]
+    LaterEra(Era),
     /// The address leads to another acceptor by now.
     #[error(
         "acceptor {found} answers at this address, but acceptor {expected} answered when the stream opened"
@@ -101,11 +116,14 @@ impl Unusable {
             | Self::Forming
             | Self::Unshown
             | Self::Distrusted
+            | Self::LaterEra(_)
             | Self::Unwitnessed { .. } => false,
             Self::Malformed(_)
             | Self::Blank
             | Self::OtherCluster { .. }
             | Self::Stranger(_)
+            | Self::Another { .. }
+            | Self::NoAddress
             | Self::Changed { .. }
             | Self::WentBack(_) => true,
         }

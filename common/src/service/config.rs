@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    paxos::quorum::ACCEPTORS_MAX,
+    paxos::{identity::ClusterId, quorum::ACCEPTORS_MAX},
     peer::{Address, lacks_brackets},
     service::failure::Failure,
 };
@@ -115,6 +115,17 @@ pub struct AcceptorsArg {
     /// URLs of all acceptors, separated by commas; the same set for every proposer and learner
     #[arg(long, env = "PAXOS_ACCEPTORS", value_name = "URL,URL,URL")]
     pub acceptors: AcceptorList,
+}
+
+/// `--cluster`.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct ClusterArg {
+    /// The cluster to work with: its id, as `paxos status` shows it. Without it, any cluster, or a new one
+    ///
+    /// Acceptors of other clusters are ignored, and blank acceptors stay blank. Set it once the cluster is formed: without it,
+    /// a proposer whose acceptors are all blank forms a new cluster.
+    #[arg(long, env = "PAXOS_CLUSTER", value_name = "ID")]
+    pub cluster: Option<ClusterId>,
 }
 
 /// One to [`ACCEPTORS_MAX`] different addresses.

@@ -36,6 +36,15 @@ impl Proposer for FakeProposer {
         unreachable!("a learner proposes nothing")
     }
 
+    type ChangeMembersStream = stream::Empty<Result<pb::ChangeMembersResponse, Status>>;
+
+    async fn change_members(
+        &self,
+        _: Request<pb::ChangeMembersRequest>,
+    ) -> Result<Response<Self::ChangeMembersStream>, Status> {
+        unreachable!("a learner changes no members")
+    }
+
     async fn status(
         &self,
         _: Request<pb::ProposerStatusRequest>,

@@ -35,11 +35,8 @@ impl Driver {
                 Input::Forwarded(pending, Forwarded::Returned) => {
                     self.answer(pending.request, stopping);
                 }
-                Input::Core(_)
-                | Input::Reported(..)
-                | Input::Stream(..)
-                | Input::Introduced(..)
-                | Input::Closed(_) => {}
+                // The caller of a change hears that the outcome is unknown, when the reply is dropped.
+                Input::Core(_) | Input::Link(..) | Input::Stream(..) | Input::ChangeMembers(_) => {}
             }
         }
         for pending in self.returned.take() {
@@ -107,7 +104,7 @@ impl Driver {
         }
         let deadline = self.waiting.deadline(request);
         self.traces.forwarding(&mut pending, address);
-        let dialer = &self.cluster.dialer;
+        let dialer = &self.dialer;
         let forwarder = self
             .forwarders
             .entry(address.clone())

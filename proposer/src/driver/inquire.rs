@@ -40,8 +40,8 @@ impl Driver {
                 // Without room, the end of the streams counts a little later.
                 let _ = inputs.try_send(Input::Core(event));
             }
-            Ok(address) if self.cluster.dialer.accepts(&address) => {
-                let (limit, dialer) = (self.leader_timeout, self.cluster.dialer.clone());
+            Ok(address) if self.dialer.accepts(&address) => {
+                let (limit, dialer) = (self.leader_timeout, self.dialer.clone());
                 shutdown.spawn(inquire((number, ballot), address, dialer, limit, inputs.clone()));
             }
             // No process can be asked there.

@@ -1,6 +1,6 @@
 //! Shows the state of the core: to callers, in reports, in the log and in metrics.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use paxos_common::paxos::{
     identity::AcceptorUuid,
@@ -168,7 +168,7 @@ impl Driver {
         let (queued, queued_bytes) = self.core.queued();
         let view = View {
             proposer: self.core.id(),
-            cluster: Some(self.cluster.configuration.cluster_id()),
+            cluster: Some(self.cluster),
             phase,
             ballot,
             leader,
@@ -176,10 +176,13 @@ impl Driver {
             proposed_to,
             queued,
             queued_bytes,
+            configuration: Some(Arc::clone(self.core.configuration())),
+            before: self.before.clone(),
+            change: self.changes.shown(),
             links: self
                 .links
                 .iter()
-                .map(|(&uuid, link)| (uuid, (link.open.address.clone(), link.known_to)))
+                .map(|(&uuid, link)| (uuid, link.shown()))
                 .collect(),
             state_bytes: self
                 .links
@@ -187,7 +190,7 @@ impl Driver {
                 .map(|link| link.state_bytes)
                 .max()
                 .unwrap_or_default(),
-            quorum: self.cluster.configuration.quorums().phase2(),
+            quorum: self.core.configuration().quorums().phase2(),
             late: self.views.borrow().late.clone(),
             refused: self.views.borrow().refused.clone(),
         };

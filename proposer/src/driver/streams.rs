@@ -53,8 +53,8 @@ impl Driver {
         shutdown: &Shutdown,
     ) {
         let context = StreamContext {
-            dialer: self.cluster.dialer.clone(),
-            cluster: self.cluster.configuration.cluster_id(),
+            dialer: self.dialer.clone(),
+            cluster: self.cluster,
             alive_interval: self.leader_timeout / 4,
             inputs: inputs.clone(),
         };

@@ -1,11 +1,14 @@
-//! Asks an acceptor for its runs, and the other acceptors for the tables.
+//! Asks an acceptor for its runs, after the steps of `Form` that the acceptor lacks, and the other acceptors for the tables.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use paxos_common::{
     paxos::{
+        acceptor::Membership,
         identity::{AcceptorUuid, Stamp},
+        proposer::Event,
+        quorum::Configuration,
         witness::{Run, Witnesses},
     },
     peer::{
@@ -19,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 
 use super::{LinkContext, OPEN_TIMEOUT};
+use crate::input::{Input, LinkId, LinkReport};
 
 /// A member's answer about itself.
 pub(super) struct Introduction {
@@ -32,26 +36,91 @@ pub(super) struct Introduction {
     pub(super) id: String,
 }
 
-/// Asks the acceptor for identity and runs. An acceptor outside this cluster is an error.
+/// Most answers of an acceptor for one introduction: at the first step of forming, formed in an earlier era, and at present.
+const ANSWERS_MAX: usize = 3;
+
+/// Asks the acceptor for identity and runs. An acceptor without the configuration of this proposer gets the missing step of
+/// `Form`. A later configuration is reported to the driver, and is an error here. Another acceptor is an error.
 pub(super) async fn introduce(
     client: &mut AcceptorClient<Channel>,
     context: &LinkContext,
+    (address, id): (&Address, LinkId),
 ) -> Result<Introduction, Unusable> {
-    // An acceptor absent at the formation is notified: one formed member proves that all members had stored the list.
-    let complete = Step::Complete(pb::Configuration::from(&*context.configuration));
-    for step in [None, Some(complete)] {
-        let answer = form(client, step, OPEN_TIMEOUT).await?;
-        let stamp = check_member(&answer, context)?;
-        if answer.membership() == pb::Membership::Formed {
-            return Ok(Introduction {
-                stamp,
-                runs: shown_runs(&answer)?,
-                remembers: wire::read_witnesses(&answer.witnesses)?,
-                id: answer.id,
+    let mut step = None;
+    for _ in 0..ANSWERS_MAX {
+        let answer = form(client, step.take(), OPEN_TIMEOUT).await?;
+        let stamp = wire::read_stamp(answer.stamp.as_ref())?;
+        context.book.answered(address, stamp.acceptor);
+        let held = wire::membership(&answer)?;
+        if stamp.acceptor != id.acceptor {
+            check_cluster(answer.stamp.as_ref(), context.cluster)?;
+            return Err(Unusable::Another {
+                found: stamp.acceptor,
+                expected: id.acceptor,
             });
         }
+        step = match next_step(&held, stamp.acceptor, &context.configuration)? {
+            LinkStep::Open => {
+                return Ok(Introduction {
+                    stamp,
+                    runs: shown_runs(&answer)?,
+                    remembers: wire::read_witnesses(&answer.witnesses)?,
+                    id: answer.id,
+                });
+            }
+            LinkStep::Send(step) => Some(step),
+            LinkStep::Adopt(later) => {
+                let era = later.era();
+                let heard = LinkReport::Core(Event::LaterConfiguration(Arc::new(later)));
+                // The driver may have ended.
+                let _ = context.inputs.send(Input::Link(id, heard)).await;
+                return Err(Unusable::LaterEra(era));
+            }
+        };
     }
     Err(Unusable::Forming)
+}
+
+/// What a link does before it opens, given the state of the acceptor.
+#[derive(Clone, Debug, PartialEq)]
+enum LinkStep {
+    /// The acceptor holds the configuration of this proposer.
+    Open,
+    /// The acceptor lacks this step of `Form`.
+    Send(Step),
+    /// The acceptor holds a configuration in force that this proposer lacks, or another one of the same era: the core
+    /// decides.
+    Adopt(Configuration),
+}
+
+/// The next step of the link to an acceptor that holds `held`, at a proposer with the configuration `ours`.
+fn next_step(held: &Membership, acceptor: AcceptorUuid, ours: &Configuration) -> Result<LinkStep, Unusable> {
+    let expected = ours.cluster_id();
+    let send = |step: fn(pb::Configuration) -> Step, sent: &Configuration| {
+        Ok(LinkStep::Send(step(pb::Configuration::from(sent))))
+    };
+    if let Some(held) = held.configuration()
+        && held.cluster_id() != expected
+    {
+        let found = held.cluster_id();
+        return Err(Unusable::OtherCluster { found, expected });
+    }
+    match held {
+        // A member with an empty disk has another uuid. The same uuid on an empty disk belongs to no honest process.
+        Membership::Blank | Membership::Seeded(_) if ours.members().contains_key(&acceptor) => {
+            Err(Unusable::Blank)
+        }
+        Membership::Blank => send(Step::Join, ours),
+        Membership::Seeded(seed) => {
+            let found = seed.cluster;
+            Err(Unusable::OtherCluster { found, expected })
+        }
+        // An acceptor absent at the formation is notified: one formed member proves that all members had stored the list.
+        Membership::Forming(list) => send(Step::Complete, list),
+        Membership::Formed(held) if held.same_cluster(ours) => Ok(LinkStep::Open),
+        Membership::Formed(held) if held.era() < ours.era() => send(Step::Install, ours),
+        Membership::Formed(held) => Ok(LinkStep::Adopt(held.clone())),
+    }
 }
 
 /// Time for slow acceptors once enough others have reported.
@@ -76,8 +145,14 @@ pub(super) async fn ask_others<'a>(
     acceptor: AcceptorUuid,
     context: &'a LinkContext,
 ) -> Others<'a> {
-    let others = context.channels.iter().filter(|(other, _)| *other != address);
-    let calls = others.map(|(other, channel)| ask(other, client(channel.clone()), acceptor, context).boxed());
+    let members = context.configuration.members().iter();
+    let others = members.filter(|(other, _)| **other != acceptor);
+    let places = others.flat_map(|(&other, member)| context.book.candidates(other, &member.address));
+    let places: BTreeSet<Address> = places.filter(|place| place != address).collect();
+    let calls = places.into_iter().map(|place| {
+        let calls = client(context.book.channel(&place));
+        ask(place, calls, acceptor, context).boxed()
+    });
     let asked = calls.collect();
     let needed = context.others_needed();
     // The core does not count the table of a refused acceptor: the disk went back, so the table can be incomplete.
@@ -91,12 +166,15 @@ pub(super) async fn ask_others<'a>(
 }
 
 async fn ask(
-    address: &Address,
+    address: Address,
     mut calls: AcceptorClient<Channel>,
     about: AcceptorUuid,
     context: &LinkContext,
 ) -> TableReport {
     let answer = form(&mut calls, None, OPEN_TIMEOUT).await.ok()?;
+    if let Ok(stamp) = wire::read_stamp(answer.stamp.as_ref()) {
+        context.book.answered(&address, stamp.acceptor);
+    }
     let reported = report_of_other(&answer, context);
     if let Err(broken) = &reported {
         tracing::debug!(%address, reason = %broken, "this acceptor's table of other acceptors does not count");
@@ -120,7 +198,13 @@ async fn gather<'a>(
             None => asked.next().await,
         };
         match ended {
-            Some(answer) => reported.extend(answer),
+            Some(Some((other, table))) => {
+                // An acceptor may answer at two addresses.
+                if !reported.iter().any(|(earlier, _)| *earlier == other) {
+                    reported.push((other, table));
+                }
+            }
+            Some(None) => {}
             None => return Others { reported, asked },
         }
     }
@@ -131,20 +215,14 @@ fn report_of_other(
     form: &pb::FormResponse,
     context: &LinkContext,
 ) -> Result<(AcceptorUuid, Witnesses), Unusable> {
-    let stamp = check_member(form, context)?;
-    if form.membership() != pb::Membership::Formed {
-        return Err(Unusable::Forming);
-    }
-    Ok((stamp.acceptor, wire::read_witnesses(&form.witnesses)?))
-}
-
-/// Checks the sender of an answer: a member of this cluster, formed or not.
-fn check_member(form: &pb::FormResponse, context: &LinkContext) -> Result<Stamp, Unusable> {
     let stamp = check_cluster(form.stamp.as_ref(), context.cluster)?;
     if !context.configuration.members().contains_key(&stamp.acceptor) {
         return Err(Unusable::Stranger(stamp.acceptor));
     }
-    Ok(stamp)
+    if form.membership() != pb::Membership::Formed {
+        return Err(Unusable::Forming);
+    }
+    Ok((stamp.acceptor, wire::read_witnesses(&form.witnesses)?))
 }
 
 pub(super) fn client(channel: Channel) -> AcceptorClient<Channel> {
@@ -154,6 +232,61 @@ pub(super) fn client(channel: Channel) -> AcceptorClient<Channel> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn uuid(number: u128) -> AcceptorUuid {
+        AcceptorUuid::from_u128(number)
+    }
+
+    fn list(numbers: &[u128]) -> Configuration {
+        let members = numbers.iter().map(|&number| (uuid(number), "http://a:1".into()));
+        Configuration::new(members, 2, 2).unwrap()
+    }
+
+    fn after(before: &Configuration, numbers: &[u128]) -> Configuration {
+        let address: Arc<str> = "http://a:1".into();
+        let members = numbers
+            .iter()
+            .map(|&number| (uuid(number), Arc::clone(&address).into()));
+        before.changed_to(members, 2, 2).unwrap()
+    }
+
+    #[test]
+    fn link_brings_an_acceptor_to_the_present_era_and_takes_a_later_one() {
+        let first = list(&[1, 2, 3]);
+        let second = after(&first, &[1, 2, 4]);
+        let third = after(&second, &[1, 2, 5]);
+        let step = |held: &Membership, acceptor| next_step(held, uuid(acceptor), &second).unwrap();
+        let (forming, formed) = (Membership::Forming, Membership::Formed);
+        let sent = |configuration: &Configuration| pb::Configuration::from(configuration);
+        assert_eq!(step(&formed(second.clone()), 1), LinkStep::Open);
+        let install = LinkStep::Send(Step::Install(sent(&second)));
+        for outside_or_not in [1, 3] {
+            assert_eq!(step(&formed(first.clone()), outside_or_not), install);
+        }
+        assert_eq!(step(&formed(third.clone()), 1), LinkStep::Adopt(third));
+        let complete = LinkStep::Send(Step::Complete(sent(&first)));
+        assert_eq!(step(&forming(first.clone()), 1), complete);
+        // Two configurations of one era: the core halts.
+        let other = after(&first, &[1, 2, 6]);
+        assert_eq!(step(&formed(other.clone()), 1), LinkStep::Adopt(other));
+        assert_eq!(
+            step(&Membership::Blank, 9),
+            LinkStep::Send(Step::Join(sent(&second)))
+        );
+    }
+
+    #[test]
+    fn blank_member_and_acceptor_of_another_cluster_are_refused() {
+        let ours = list(&[1, 2, 3]);
+        let refused = |held: Membership| next_step(&held, uuid(1), &ours).unwrap_err();
+        assert!(matches!(refused(Membership::Blank), Unusable::Blank));
+        for other in [list(&[1, 2, 4]), after(&list(&[1, 2, 4]), &[1, 2, 3])] {
+            let refusal = refused(Membership::Formed(other.clone()));
+            assert!(matches!(refusal, Unusable::OtherCluster { .. }), "{refusal}");
+            let refusal = refused(Membership::Forming(other));
+            assert!(matches!(refusal, Unusable::OtherCluster { .. }), "{refusal}");
+        }
+    }
 
     fn reported(number: u128) -> (AcceptorUuid, Witnesses) {
         (AcceptorUuid::from_u128(number), Witnesses::default())

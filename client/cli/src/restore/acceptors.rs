@@ -205,6 +205,9 @@ impl Target {
             | Unusable::Forming
             | Unusable::OtherCluster { .. }
             | Unusable::Stranger(_)
+            | Unusable::Another { .. }
+            | Unusable::NoAddress
+            | Unusable::LaterEra(_)
             | Unusable::Changed { .. }
             | Unusable::Unshown
             | Unusable::Distrusted

@@ -10,6 +10,7 @@ use paxos_common::{
 };
 use paxos_proto::v1::{
     self as pb, FormRequest, FormResponse, Membership, acceptor_client::AcceptorClient, form_request::Step,
+    proposer_client::ProposerClient,
 };
 
 impl Cluster {
@@ -89,6 +90,10 @@ async fn logs(process: &Process, text: &str) {
         process.log().contains(text).then_some(())
     })
     .await;
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -239,36 +244,63 @@ async fn proposers_with_different_lists_never_both_serve() {
 }
 
 #[tokio::test]
-async fn acceptor_of_another_cluster_is_refused_and_so_is_a_wrong_count() {
+async fn acceptor_of_another_cluster_is_refused_and_a_wrong_list_is_a_hint() {
     let mut cluster = Cluster::blank_and_calm(4).await;
     cluster.add_proposer(&cluster.urls_of(&[0, 1, 2]), &[]);
     cluster.leader().await;
+    let ours = hex(&cluster.form(0, None).await.stamp.unwrap().cluster_id);
     let other = cluster.configuration(&[3]).await;
     cluster.form(3, Some(Step::Store(other.clone()))).await;
     cluster.form(3, Some(Step::Complete(other))).await;
-    let (wrong, short) = (cluster.urls_of(&[0, 1, 3]), cluster.urls_of(&[0, 1]));
+    let (wrong, short) = (cluster.urls_of(&[0, 1, 3]), cluster.urls_of(&[1]));
+    cluster.add_proposer(&wrong, &[]);
+    let wrong_list = "the acceptors hold different lists";
+    let refused = cluster.proposers.last_mut().unwrap();
+    assert_eq!(refused.ended().await.code(), Some(78), "{}", refused.log());
+    assert!(refused.log().contains(wrong_list), "{}", refused.log());
+    cluster.proposers.pop();
+    // A learner learns from the given addresses alone.
     for (urls, text) in [
-        (&wrong, "the acceptors hold different lists"),
+        (&wrong, wrong_list),
         (
             &short,
-            "2 acceptor addresses are given, but the cluster has 3 acceptors",
+            "1 acceptor addresses are given, but the cluster has 3 acceptors",
         ),
     ] {
-        cluster.add_proposer(urls, &[]);
         let name = format!("learner-{}", cluster.learners.len() + 1);
-        let dir = cluster.dir.path();
         let flags = ["--acceptors", urls.as_str()];
-        let learner = Process::role(dir, "learner", name, free_ports(1), &flags);
-        cluster.learners.push(learner);
-        let (proposer, learner) = (
-            cluster.proposers.last_mut().unwrap(),
-            cluster.learners.last_mut().unwrap(),
-        );
-        for process in [proposer, learner] {
-            assert_eq!(process.ended().await.code(), Some(78), "{}", process.log());
-            assert!(process.log().contains(text), "{}", process.log());
+        let mut learner = Process::role(cluster.dir.path(), "learner", name, free_ports(1), &flags);
+        assert_eq!(learner.ended().await.code(), Some(78), "{}", learner.log());
+        assert!(learner.log().contains(text), "{}", learner.log());
+    }
+    // A proposer finds all members by one address, and names them once. With the cluster's id, strangers are ignored.
+    let members = cluster.urls_of(&[0, 1, 2]);
+    cluster.add_proposer(&short, &[]);
+    cluster.add_proposer(&wrong, &["--cluster", &ours]);
+    cluster.proposers.remove(0).kill();
+    for proposer in &cluster.proposers {
+        logs(proposer, "is not the list of the members").await;
+        for member in members.split(',') {
+            assert!(proposer.log().contains(member), "{}", proposer.log());
         }
     }
+    let leader = cluster.leader().await;
+    let channel = connect_lazy(&cluster.proposers[leader].address);
+    until("the leader reaches all members", async || {
+        let mut client = ProposerClient::new(channel.clone());
+        let status = client.status(pb::ProposerStatusRequest {}).await.ok()?;
+        (status.into_inner().acceptors.len() == 3).then_some(())
+    })
+    .await;
+    // A proposer of a cluster that no listed acceptor belongs to waits.
+    let none = "0".repeat(32);
+    cluster.add_proposer(&members, &["--cluster", &none]);
+    logs(
+        cluster.proposers.last().unwrap(),
+        "waiting for an acceptor of the cluster",
+    )
+    .await;
+    cluster.proposers.pop();
     // `paxos status` finds the stranger among the members' addresses, and the members continue.
     let advice = cluster.finds("belongs to another cluster", 0).await;
     assert!(advice.contains("correct --acceptors"), "{advice}");

@@ -12,9 +12,10 @@ use paxos_client::Address;
 use paxos_common::wire::status::{stopping, to_proto};
 use paxos_proto::v1::{
     self as proto, AcceptorStatusRequest, AcceptorStatusResponse, AttachRequest, AttachResponse,
-    AttachedPeer, Command, FillRequest, FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest,
-    ProposeStreamResponse, ProposerPhase, ProposerProgress, ProposerStatusRequest, ProposerStatusResponse,
-    Role, SubscribeRequest, SubscribeResponse, Version,
+    AttachedPeer, ChangeMembersRequest, ChangeMembersResponse, Command, FillRequest, FillResponse,
+    ProposeRequest, ProposeResponse, ProposeStreamRequest, ProposeStreamResponse, ProposerPhase,
+    ProposerProgress, ProposerStatusRequest, ProposerStatusResponse, Role, SubscribeRequest,
+    SubscribeResponse, Version,
     acceptor_server::{Acceptor, AcceptorServer},
     attach_request::Progress,
     command::Operation,
@@ -232,6 +233,12 @@ impl Proposer for FakeProposer {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type ChangeMembersStream = FakeAnswers<ChangeMembersResponse>;
+
+    async fn change_members(&self, _: Request<ChangeMembersRequest>) -> FakeReply<Self::ChangeMembersStream> {
+        Err(Status::unimplemented(""))
     }
 
     async fn fill(&self, _: Request<FillRequest>) -> FakeReply<FillResponse> {

@@ -11,10 +11,10 @@ use std::{
 use bytes::Bytes;
 use paxos_common::wire::status::to_proto;
 use paxos_proto::v1::{
-    self as proto, Change, Command, Condition, Deleted, FillRequest, FillResponse, ProposeRequest,
-    ProposeResponse, ProposeStreamRequest, ProposeStreamResponse, ProposerStatusRequest,
-    ProposerStatusResponse, Register, Version, change, command::Operation, condition, learner_server,
-    proposer_server,
+    self as proto, Change, ChangeMembersRequest, ChangeMembersResponse, Command, Condition, Deleted,
+    FillRequest, FillResponse, ProposeRequest, ProposeResponse, ProposeStreamRequest, ProposeStreamResponse,
+    ProposerStatusRequest, ProposerStatusResponse, Register, Version, change, command::Operation, condition,
+    learner_server, proposer_server,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -316,6 +316,12 @@ impl proposer_server::Proposer for FakeWorld {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type ChangeMembersStream = FakeAnswers<ChangeMembersResponse>;
+
+    async fn change_members(&self, _: Request<ChangeMembersRequest>) -> FakeReply<Self::ChangeMembersStream> {
+        Err(Status::unimplemented(""))
     }
 
     async fn fill(&self, _: Request<FillRequest>) -> FakeReply<FillResponse> {

@@ -96,7 +96,7 @@ impl Acceptors {
         action: FormAction,
     ) -> Option<Result<(), FormRefusal>> {
         let (to, step) = match action {
-            FormAction::Ask(to) => (to, None),
+            FormAction::Ask(to) | FormAction::Wait(to) => (to, None),
             FormAction::Store(list, to) => (to, Some((list, false))),
             FormAction::Complete(list, to) => (to, Some((list, true))),
             FormAction::Formed {

@@ -194,15 +194,67 @@ fn stored_list_without_an_acceptor_that_answered_is_a_conflict() {
 }
 
 #[test]
-fn a_wrong_number_of_addresses_is_a_conflict_formed_or_not() {
-    for membership in [
-        Membership::Forming(list(&[1, 2, 3])),
-        Membership::Formed(list(&[1, 2, 3])),
-    ] {
-        let mut caller = forming(&[1, 2]);
-        caller.report(report(1, membership));
-        assert_eq!(caller.next(), Err(FormConflict::Count { given: 2, members: 3 }));
+fn a_wrong_number_of_addresses_is_a_conflict_while_the_cluster_forms() {
+    let mut caller = forming(&[1, 2]);
+    caller.report(report(1, Membership::Forming(list(&[1, 2, 3]))));
+    assert_eq!(caller.next(), Err(FormConflict::Count { given: 2, members: 3 }));
+    // The addresses of a formed cluster are hints.
+    caller.report(report(2, Membership::Formed(list(&[1, 2, 3]))));
+    assert_eq!(taken(&caller), list(&[1, 2, 3]));
+}
+
+/// The configuration that the caller goes on with.
+fn taken(caller: &Forming) -> Configuration {
+    match caller.next() {
+        Ok(FormAction::Formed { configuration, .. }) => configuration,
+        other => panic!("{other:?}"),
     }
+}
+
+/// The configuration of the era after `before`, with these members.
+fn next(before: &Configuration, numbers: &[u128]) -> Configuration {
+    let members = numbers
+        .iter()
+        .map(|&number| (uuid(number), address(number).into()));
+    let quorum = majority(numbers.len());
+    before.changed_to(members, quorum, quorum).unwrap()
+}
+
+#[test]
+fn latest_configuration_of_the_cluster_is_taken() {
+    let first = list(&[1, 2, 3]);
+    let second = next(&first, &[1, 2, 4]);
+    let third = next(&second, &[1, 4, 5]);
+    // Acceptor 3 was removed, acceptor 2 has not heard of the third era, and acceptor 6 was never a member.
+    let mut caller = forming(&[2, 3, 4, 6]);
+    for (number, held) in [(3, &first), (2, &second), (4, &third)] {
+        caller.report(report(number, Membership::Formed(held.clone())));
+        assert_eq!(taken(&caller), *held);
+    }
+    let strangers: Vec<_> = caller.strangers(&third).cloned().collect();
+    assert_eq!(strangers, [address(2), address(3), address(6)]);
+    assert_eq!(forming(&[1, 4, 5]).strangers(&third).next(), None);
+    // Two configurations of one era: a process broke the protocol.
+    caller.report(report(6, Membership::Formed(next(&second, &[1, 4, 6]))));
+    assert!(matches!(caller.next(), Err(FormConflict::ListsDiffer { .. })));
+}
+
+#[test]
+fn caller_of_one_cluster_ignores_others_and_forms_none() {
+    let (ours, other) = (list(&[1, 2, 3]), list(&[4]));
+    let mut caller = forming(&[1, 4, 5]).of_cluster(Some(ours.cluster_id()));
+    let wait = Ok(FormAction::Wait([1, 4, 5].map(address).to_vec()));
+    assert_eq!(caller.next(), wait);
+    for number in [1, 4, 5] {
+        caller.report(report(number, Membership::Blank));
+    }
+    assert_eq!(caller.next(), wait, "blank acceptors stay blank");
+    caller.report(report(1, Membership::Forming(ours.clone())));
+    assert_eq!(caller.next(), wait);
+    caller.report(report(4, Membership::Formed(other)));
+    assert_eq!(caller.next(), wait);
+    caller.report(report(1, Membership::Formed(ours.clone())));
+    assert_eq!(taken(&caller), ours);
 }
 
 #[test]

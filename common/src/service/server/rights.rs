@@ -37,7 +37,7 @@ const FORMING: RoleSet = RoleSet::of(&[RoleName::Proposer, RoleName::Learner, Ro
 const PEERS: RoleSet = RoleSet::of(&[RoleName::Proposer, RoleName::Learner]);
 
 /// The roles that may call each method.
-const TABLE: [(&str, RoleSet); 23] = [
+const TABLE: [(&str, RoleSet); 24] = [
     ("/paxos.v1.Acceptor/Form", FORMING),
     ("/paxos.v1.Acceptor/Prepare", PROPOSERS),
     ("/paxos.v1.Acceptor/Accept", PROPOSERS),
@@ -64,6 +64,7 @@ const TABLE: [(&str, RoleSet); 23] = [
         RoleSet::of(&[RoleName::Proposer, RoleName::Client]),
     ),
     ("/paxos.v1.Proposer/Fill", LEARNERS),
+    ("/paxos.v1.Proposer/ChangeMembers", OPERATORS),
     ("/paxos.v1.Proposer/Status", ALL),
     ("/paxos.v1.Learner/Read", CLIENTS),
     ("/paxos.v1.Learner/Result", CLIENTS),
@@ -332,6 +333,7 @@ mod tests {
             ("Proposer/Propose", "proposer and client"),
             ("Proposer/ProposeStream", "proposer and client"),
             ("Proposer/Fill", "learner"),
+            ("Proposer/ChangeMembers", "operator"),
             (
                 "Proposer/Status",
                 "acceptor, proposer, learner, client and operator",

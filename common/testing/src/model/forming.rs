@@ -312,7 +312,7 @@ impl State {
                 self.proposers[proposer] = None;
                 return;
             }
-            Ok(FormAction::Ask(to)) => (Step::Report, to),
+            Ok(FormAction::Ask(to) | FormAction::Wait(to)) => (Step::Report, to),
             Ok(FormAction::Store(configuration, to)) => (Step::Store(list(&configuration)), to),
             Ok(FormAction::Complete(configuration, to)) => (Step::Complete(list(&configuration)), to),
             Ok(FormAction::Formed {

@@ -299,7 +299,7 @@ impl State {
                     restoration.sights.saw(Sight::BackupTold);
                     None
                 }
-                Ok(FormAction::Ask(to)) => Some((Step::Report, to)),
+                Ok(FormAction::Ask(to) | FormAction::Wait(to)) => Some((Step::Report, to)),
                 Ok(FormAction::Store(list, to)) => Some((Step::Store(backup_of(&list)), to)),
                 Ok(FormAction::Complete(list, to)) => Some((Step::Complete(backup_of(&list)), to)),
                 Ok(FormAction::Formed { .. }) => None,

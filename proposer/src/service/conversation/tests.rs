@@ -4,6 +4,7 @@ use std::future::ready;
 
 use paxos_common::{
     paxos::{ballot::ProposerId, identity::ClusterId, proposer::Pending, slot::Slot, slot::Version},
+    peer::Dialer,
     service::shutdown::Shutdown,
     trace::Tracer,
     wire::{command::append, status::Fate},
@@ -46,7 +47,7 @@ impl Talk {
             "http://p:1".parse().unwrap(),
             (Duration::from_millis(200), u64::MAX),
             Shutdown::new(&CancellationToken::new()),
-            Tracer::off(),
+            (Tracer::off(), Dialer::default()),
         );
         let (conversation, answers) = Conversation::new(service, None, Rights::ALL);
         Self {

@@ -1,0 +1,103 @@
+//! The driver's part of a change of members: asks the core for the caller, passes the news on, and brings snapshots.
+
+use paxos_common::{
+    paxos::{
+        identity::AcceptorUuid,
+        proposer::{ChangeStage, Effect, Event},
+    },
+    service::shutdown::Shutdown,
+};
+use tokio::sync::mpsc;
+
+use super::Driver;
+use crate::{
+    bring::{self, Placed, Upload},
+    changes::AskedChange,
+    input::Input,
+};
+
+impl Driver {
+    /// Asks the core for each requested change. Called between two rounds of effects: a refusal belongs to the asked request.
+    pub(super) fn ask_changes(&mut self, inputs: &mpsc::Sender<Input>, shutdown: &Shutdown) {
+        for AskedChange { request, reply } in self.changes.take_asked() {
+            let configuration = request.change.change().cloned();
+            self.core.handle(Event::ChangeMembers(request));
+            let mut refusal = None;
+            for effect in self.core.take_effects() {
+                match effect {
+                    Effect::Change(ChangeStage::Refused(refused)) => refusal = Some(refused),
+                    effect => self.carry_out(effect, inputs, shutdown),
+                }
+            }
+            let stage = self.core.change_stage().cloned();
+            let answer = match (refusal, configuration, stage) {
+                (Some(refusal), _, _) => {
+                    self.metrics.changed(&ChangeStage::Refused(refusal.clone()));
+                    Err(refusal)
+                }
+                (None, Some(configuration), Some(stage)) => Ok(self.changes.accepted(configuration, stage)),
+                // Dropped without an answer: the outcome is unknown to the caller. The core answers every request.
+                (None, _, _) => continue,
+            };
+            // The caller may have left: the change goes on.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Passes a stage on to the callers.
+    pub(super) fn change_reached(&mut self, stage: ChangeStage) {
+        match &stage {
+            ChangeStage::Copying { .. } | ChangeStage::Deciding { .. } => {}
+            ChangeStage::Switching(era) => tracing::info!(%era, "a change of members takes force"),
+            ChangeStage::Done(configuration) => {
+                tracing::info!(era = %configuration.era(), "the change of members is done");
+            }
+            ChangeStage::Refused(refusal) => tracing::warn!(%refusal, "the change of members is not made"),
+            ChangeStage::Unknown => {
+                tracing::warn!(
+                    "another proposer leads: whether the change of members is made is not known here"
+                );
+            }
+        }
+        self.metrics.changed(&stage);
+        self.traces.change_reached(&stage);
+        self.changes.reached(stage);
+    }
+
+    /// Brings a joiner the snapshot of a member, in the background.
+    pub(super) fn bring_snapshot(
+        &mut self,
+        joiner: AcceptorUuid,
+        source: AcceptorUuid,
+        inputs: &mpsc::Sender<Input>,
+        shutdown: &Shutdown,
+    ) {
+        let (Some(to), Some(from), Some(taken)) =
+            (self.placed(joiner), self.placed(source), self.changes.taken())
+        else {
+            // The core asks again, once both links are open.
+            self.core.handle(Event::SnapshotBrought(joiner));
+            return;
+        };
+        let upload = Upload {
+            source: from,
+            joiner: to,
+            cluster: self.cluster,
+            dialer: self.dialer.clone(),
+            taken,
+        };
+        let traced = self.traces.changing();
+        let task = shutdown.spawn(bring::bring(upload, inputs.clone(), traced));
+        self.changes.uploading(joiner, task.abort_handle());
+    }
+
+    /// Where the open link to an acceptor leads.
+    fn placed(&self, acceptor: AcceptorUuid) -> Option<Placed> {
+        let open = &self.links.get(&acceptor)?.open;
+        Some(Placed {
+            acceptor,
+            address: open.address.clone(),
+            run: open.run,
+        })
+    }
+}
