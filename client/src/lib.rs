@@ -84,6 +84,7 @@ mod leader;
 mod learners;
 mod limits;
 mod log;
+mod members;
 mod outcomes;
 mod propose;
 mod read;
@@ -129,5 +130,8 @@ pub use watch::{Change, ChangePage, Target};
 /// What the command `paxos` needs beyond the API: messages as on the wire. May change at any time.
 #[doc(hidden)]
 pub mod raw {
-    pub use crate::status::{AcceptorReport, ClusterReport, RoleReport};
+    pub use crate::{
+        members::{ChangeError, ChangeStream},
+        status::{AcceptorReport, ClusterReport, RoleReport},
+    };
 }

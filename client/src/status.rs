@@ -58,7 +58,7 @@ pub(crate) struct AcceptorClients {
 }
 
 /// A client of the acceptor at `address`, connected when first used.
-fn acceptor_client(dialer: &Dialer, address: &Address) -> AcceptorClient<Channel> {
+pub(crate) fn acceptor_client(dialer: &Dialer, address: &Address) -> AcceptorClient<Channel> {
     AcceptorClient::new(dialer.to_acceptor(address)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 

@@ -2,13 +2,15 @@
 
 use paxos_client::{Client, LogPage, Slot, SubscribeError, Updates, Version};
 use paxos_common::service::failure::Failure;
-use paxos_proto::v1::{Command, Condition, Delete, LogRecord, Put, command::Operation, condition};
+use paxos_proto::v1::{
+    Command, Condition, Configuration, Delete, LogRecord, Member, Put, command::Operation, condition,
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     connection::{ConnectionArgs, no, subscribe_failure},
     json,
-    output::{OutputArgs, bytes_as_text, key_as_text},
+    output::{OutputArgs, bytes_as_text, key_as_text, printable},
     signals::{Left, interruptible, until_asked_to_end},
 };
 
@@ -27,6 +29,8 @@ type LogUpdates = Updates<LogPage, SubscribeError>;
 /// The log does not have the outcome of a condition: `paxos watch` prints only changes that took effect. A key that
 /// would make the line ambiguous is in double quotes. An appended value that begins like another kind of line has a
 /// backslash in front.
+///
+/// A change of members is a line of its own, as in 81220.-  members of era 5: ... The acceptors of era 5 order every later slot.
 ///
 /// A change of leader can leave no-ops in the log. Only JSON shows no-ops, as values without commands.
 ///
@@ -184,15 +188,38 @@ fn json_of(record: &LogRecord, all: bool) -> serde_json::Value {
     json::message("LogRecord", &record)
 }
 
-/// One line for each command; nothing for a no-op.
+/// One line for each command, or for a change of members; nothing for a no-op.
 fn text_of(record: &LogRecord, all: bool) -> String {
     let slot = Slot::new(record.slot).unwrap_or(Slot::MAX);
+    if let Some(configuration) = record
+        .value
+        .as_ref()
+        .and_then(|value| value.configuration.as_ref())
+    {
+        return format!("{slot}.-  {}\n", members_text(configuration));
+    }
     let versions = (0..=u16::MAX).map(|offset| Version { slot, offset });
     versions
         .zip(commands(record))
         .filter(|(_, command)| all || !opens_a_session(command))
         .map(|(version, command)| format!("{version}  {}\n", command_text(command)))
         .collect()
+}
+
+/// The line of a change of members.
+fn members_text(configuration: &Configuration) -> String {
+    let member = |member: &Member| match &*member.name {
+        "" => printable(&member.address),
+        name => format!("{} at {}", printable(name), printable(&member.address)),
+    };
+    let members: Vec<_> = configuration.members.iter().map(member).collect();
+    format!(
+        "members of era {}: {}; quorums {} to lead, {} to choose",
+        configuration.era,
+        members.join(", "),
+        configuration.phase1,
+        configuration.phase2
+    )
 }
 
 /// Beginnings of the lines of commands that append nothing.
@@ -290,6 +317,32 @@ mod tests {
         let shown = |all| json_of(&record, all)["value"]["commands"].clone();
         assert_eq!(shown(false), json!([{}, { "append": { "record": "one" } }]));
         assert!(shown(true)[0].get("open_session").is_some(), "{}", shown(true));
+    }
+
+    #[test]
+    fn change_of_members_is_a_line() {
+        let member = |name: &str, host: &str| Member {
+            acceptor: vec![1; 16].into(),
+            address: format!("http://{host}:1"),
+            name: name.to_owned(),
+        };
+        let configuration = Configuration {
+            members: vec![member("acceptor-1", "a"), member("", "b\n")],
+            phase1: 2,
+            phase2: 2,
+            era: 5,
+            ..Configuration::default()
+        };
+        let record = LogRecord {
+            slot: 17,
+            value: Some(Value {
+                commands: Vec::new(),
+                configuration: Some(configuration),
+            }),
+            traceparent: String::new(),
+        };
+        let line = "17.-  members of era 5: acceptor-1 at http://a:1, http://b\\n:1; quorums 2 to lead, 2 to choose\n";
+        assert_eq!(text_of(&record, false), line);
     }
 
     #[test]

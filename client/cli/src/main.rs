@@ -16,6 +16,7 @@ mod json;
 mod key;
 mod log;
 mod man;
+mod member;
 mod output;
 mod propose;
 mod put;
@@ -32,7 +33,11 @@ mod writer;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paxos_common::service::{command_line, config::LogFormat, failure::Failure, process, telemetry};
+use paxos_common::{
+    paxos::era::Era,
+    service::{command_line, config::LogFormat, failure::Failure, process, telemetry},
+    wire::SERVED_ERA_MAX,
+};
 use signals::{Left, interruptible};
 
 /// Paxos with separate roles: proposers lead, acceptors vote, learners learn.
@@ -65,6 +70,9 @@ enum CliCommand {
     Propose(propose::Args),
     Log(log::Args),
     Status(status::Args),
+    // Hidden in a release without changes of members.
+    #[command(hide = SERVED_ERA_MAX == Era::FIRST)]
+    Member(member::Args),
     Backup(backup::Args),
     Restore(restore::Args),
     Bench(bench::Args),
@@ -100,6 +108,7 @@ fn main() -> ExitCode {
         CliCommand::Restore(args) => client(interruptible(Left::Restore, restore::run(args))),
         CliCommand::Healthcheck(args) => client(interruptible(Nothing, healthcheck::run(args))),
         CliCommand::Repair(args) => client(repair::run(args)),
+        CliCommand::Member(args) => client(member::run(args)),
         // Commands with a form that usually ends by a signal.
         CliCommand::Watch(args) => client(watch::run(args)),
         CliCommand::Log(args) => client(log::run(args)),

@@ -18,6 +18,8 @@ pub(crate) enum Left {
     Nothing,
     /// The command writes.
     Write,
+    /// The command changes the members.
+    Change,
     /// The command restores a backup.
     Restore,
 }
@@ -54,6 +56,7 @@ fn ended_by(signal: EndSignal, left: Left) -> Failure {
         signal,
         match left {
             Left::Nothing => "",
+            Left::Change => ": the change goes on, and the same command shows the rest",
             Left::Restore => ": the same command finishes the restore",
             Left::Write => ": the write may have taken effect, or may still take effect",
         },

@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::{
     connection::ConnectionArgs,
     json::{self, uint64},
+    member::tolerance,
     output::{Form, OutputArgs, hex, judged, printable, write},
     signals::{Left, interruptible, until_asked_to_end},
     verdict::{Digests, Peer, Severity, Source, Verdict, cluster_answer, judge, learner},
@@ -269,8 +270,9 @@ fn conclusion(verdict: &Verdict) -> String {
     if verdict.findings.is_empty() {
         let votes = verdict.votes.iter().filter(|votes| **votes).count();
         return format!(
-            "healthy: a leader, {votes} of {} acceptors; {digests}\n",
-            verdict.members
+            "healthy: a leader, {votes} of {} acceptors, {}; {digests}\n",
+            verdict.members,
+            tolerance(votes.checked_sub(verdict.quorum))
         );
     }
     let mut text = String::new();

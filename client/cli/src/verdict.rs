@@ -10,7 +10,7 @@ mod peers;
 mod roster;
 
 pub(crate) use digests::Digests;
-pub(crate) use majority::cluster_answer;
+pub(crate) use majority::{cluster_answer, era_of};
 pub(crate) use roster::{Peer, Source, learner};
 
 /// Free bytes on the file system of a data directory, below which an operator should act. An acceptor stops voting
@@ -87,6 +87,8 @@ pub(crate) struct Verdict {
     pub(crate) votes: Vec<bool>,
     /// Members of the cluster; 0 while no acceptor knows a configuration.
     pub(crate) members: usize,
+    /// Size of a quorum for both phases; 0 while no acceptor knows a configuration.
+    pub(crate) quorum: usize,
     /// The highest reported watermark.
     pub(crate) chosen_to: u64,
     /// Two processes contradict each other. A process may have restarted between the answers: ask again before
@@ -137,6 +139,7 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
         peers,
         votes: judged.votes,
         members: judged.members,
+        quorum: judged.quorum,
         chosen_to,
         contradicted: judged.contradicted,
     }

@@ -184,6 +184,7 @@ fn of_cluster(
     answers: &[&AcceptorStatusResponse],
     leader: Option<&Peer>,
 ) {
+    let configuration = cluster_answer(status).and_then(|member| member.configuration.as_ref());
     let back = went_back(status);
     judged.contradicted = !back.is_empty();
     let chosen_to = answers.iter().map(|answer| answer.chosen_to).max().unwrap_or(0);
@@ -199,6 +200,7 @@ fn of_cluster(
         let Ok(answer) = &report.answer else { continue };
         let name = format!("acceptor {} ({})", answer.id, report.address);
         let refused = refusal(&name, cluster, answer)
+            .or_else(|| outside(&name, configuration?, answer))
             .or_else(|| {
                 let found = back.iter().find(|found| Some(found.acceptor) == uuid(answer))?;
                 Some((
@@ -252,8 +254,7 @@ fn of_cluster(
         }
         judged.findings.extend(wrong.into_iter().map(found));
     }
-    let member = answers.iter().find(|answer| cluster_id(answer) == cluster);
-    let Some(configuration) = member.and_then(|member| member.configuration.as_ref()) else {
+    let Some(configuration) = configuration else {
         return;
     };
     judged.members = configuration.members.len();
@@ -294,6 +295,19 @@ fn refusal(name: &str, cluster: &[u8], answer: &AcceptorStatusResponse) -> Optio
             } else {
                 "its backup is damaged: repeat the same `paxos restore`"
             },
+        )
+    })
+}
+
+/// An acceptor of the cluster that is no member in the latest era.
+fn outside(name: &str, latest: &Configuration, answer: &AcceptorStatusResponse) -> Option<Wrong> {
+    let own = &answer.stamp.as_ref()?.acceptor;
+    let is_member = latest.members.iter().any(|member| member.acceptor == *own);
+    let is_later = latest.era > 0;
+    (is_later && !is_member).then(|| {
+        (
+            format!("{name} is no member in era {}", latest.era),
+            "if this acceptor was removed, it may be stopped; a new acceptor becomes a member at the end of `paxos member`",
         )
     })
 }

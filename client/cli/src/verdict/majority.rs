@@ -13,7 +13,7 @@ pub(super) enum Majority<'a> {
     Tied,
 }
 
-/// An answer of an acceptor of the cluster: the cluster of most formed members, else the first cluster that an acceptor
+/// An answer with the latest configuration of an acceptor of the cluster: the cluster of most formed members, else the first cluster that an acceptor
 /// knows. `None` while no acceptor knows a cluster.
 pub(crate) fn cluster_answer(status: &ClusterReport) -> Option<&AcceptorStatusResponse> {
     let answers: Vec<_> = status.answers().collect();
@@ -21,10 +21,20 @@ pub(crate) fn cluster_answer(status: &ClusterReport) -> Option<&AcceptorStatusRe
         Majority::Cluster(cluster) => Some(cluster),
         Majority::None | Majority::Tied => None,
     };
-    let mut known = answers
+    let known = answers
         .into_iter()
         .filter(|answer| !cluster_id(answer).is_empty());
-    known.find(|answer| majority.is_none_or(|cluster| cluster_id(answer) == cluster))
+    let known = known.filter(|answer| majority.is_none_or(|cluster| cluster_id(answer) == cluster));
+    // The first of the latest era: an acceptor that was removed or is away has an earlier configuration.
+    known.min_by_key(|answer| std::cmp::Reverse(era_of(answer)))
+}
+
+/// The era of the acceptor's configuration; 0 without one.
+pub(crate) fn era_of(answer: &AcceptorStatusResponse) -> u64 {
+    answer
+        .configuration
+        .as_ref()
+        .map_or(0, |configuration| configuration.era)
 }
 
 pub(super) fn cluster_of<'a>(answers: &[&'a AcceptorStatusResponse]) -> Majority<'a> {

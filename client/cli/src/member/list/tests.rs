@@ -1,0 +1,233 @@
+//! Lists and plans from invented answers.
+
+use std::{sync::Arc, time::Duration};
+
+use paxos_client::{
+    Address, Cause, ErrorCode,
+    raw::{AcceptorReport, ClusterReport},
+};
+use paxos_common::{
+    paxos::{identity::AcceptorUuid, quorum::Configuration},
+    wire,
+};
+use paxos_proto::v1 as pb;
+
+use super::*;
+use crate::member::look::{AskedPlan, Plan, RemovedAndAdded};
+
+fn uuid(number: u128) -> AcceptorUuid {
+    AcceptorUuid::from_u128(0xabcd << 112 | number << 96)
+}
+
+fn address(number: u128) -> String {
+    format!("http://a{number}:1")
+}
+
+fn configuration() -> Configuration {
+    let members = [1, 2, 3].map(|number| (uuid(number), address(number).as_str().into()));
+    Configuration::new(members, 2, 2).unwrap()
+}
+
+/// The answer of acceptor `number` at the address of `place`.
+fn answer(number: u128, place: u128, membership: pb::Membership) -> AcceptorReport {
+    let configuration = configuration();
+    let is_formed = membership == pb::Membership::Formed;
+    let cluster = is_formed.then(|| configuration.cluster_id().as_bytes().to_vec());
+    let status = pb::AcceptorStatusResponse {
+        stamp: Some(pb::Stamp {
+            cluster_id: cluster.unwrap_or_default().into(),
+            acceptor: uuid(number).to_bytes().to_vec().into(),
+            run: 1,
+            commit_counter: 1,
+            runs: vec![pb::Run {
+                run: 1,
+                commit_counter: 1,
+            }],
+        }),
+        id: format!("acceptor-{number}"),
+        address: address(place),
+        membership: membership.into(),
+        configuration: is_formed.then(|| pb::Configuration::from(&configuration)),
+        chosen_to: 100 - u64::try_from(number).unwrap(),
+        ..pb::AcceptorStatusResponse::default()
+    };
+    AcceptorReport {
+        address: address(place).parse().unwrap(),
+        given: true,
+        answer: Ok(status),
+    }
+}
+
+fn silent(place: u128) -> AcceptorReport {
+    let address: Address = address(place).parse().unwrap();
+    AcceptorReport {
+        address,
+        given: true,
+        answer: Err(Cause::new(ErrorCode::Unavailable, "no connection")),
+    }
+}
+
+fn look(acceptors: Vec<AcceptorReport>) -> MembersLook {
+    MembersLook::of(&ClusterReport {
+        acceptors,
+        ..ClusterReport::default()
+    })
+    .unwrap()
+}
+
+fn formed(number: u128) -> AcceptorReport {
+    answer(number, number, pb::Membership::Formed)
+}
+
+#[test]
+fn healthy_members_need_no_command() {
+    let look = look([1, 2, 3].map(formed).into());
+    let text = text(&look);
+    assert!(text.contains("era 0, 3 members, one may be lost"), "{text}");
+    assert!(!text.contains("what to do"), "{text}");
+    let row = "acceptor-3  abcd0003  http://a3:1  votes  2    0";
+    let squeezed: Vec<_> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .collect();
+    assert!(squeezed.contains(&row.split_whitespace().collect()), "{text}");
+}
+
+#[test]
+fn lost_disk_and_new_acceptor_come_with_their_commands() {
+    let blank = pb::Membership::Blank;
+    let look = look(vec![
+        formed(1),
+        formed(2),
+        answer(9, 3, blank),
+        answer(4, 4, blank),
+    ]);
+    let text = text(&look);
+    assert!(text.contains("none may be lost"), "{text}");
+    assert!(
+        text.contains("lost its disk\n    what to do: paxos member replace abcd0003\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("what to do: paxos member add http://a4:1\n"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("acceptor-9"),
+        "the acceptor of the lost disk is no row of its own: {text}"
+    );
+    let json = json(&look);
+    assert_eq!(json["members"][2]["state"], "lost its disk");
+    assert_eq!(json["members"][2]["what_to_do"], "paxos member replace abcd0003");
+    assert_eq!(json["outside"][0]["address"], "http://a4:1");
+    assert_eq!((&json["may_be_lost"], &json["era"]), (&0.into(), &"0".into()));
+}
+
+#[test]
+fn silent_members_and_a_missing_quorum_are_named() {
+    let text = text(&look(vec![formed(1), silent(2), silent(3)]));
+    assert!(text.contains("too few vote: no value is ordered"), "{text}");
+    assert!(text.contains("paxos member replace abcd0002"), "{text}");
+}
+
+#[test]
+fn acceptor_with_an_earlier_configuration_is_outside_the_latest() {
+    let entry = |number: u128| (uuid(number), Arc::<str>::from(address(number)).into());
+    let later = configuration().changed_to([1, 2, 4].map(entry), 2, 2).unwrap();
+    // This release reads no configuration of a later era unless it serves it.
+    if wire::check_served("era", later.era()).is_err() {
+        return;
+    }
+    let mut reports: Vec<_> = [1, 2, 3, 4].map(formed).into();
+    for report in &mut reports[..2] {
+        report.answer.as_mut().unwrap().configuration = Some((&later).into());
+    }
+    let look = look(reports);
+    assert_eq!(look.outside.len(), 1);
+    assert_eq!(look.outside[0].state, SeenState::Outside);
+    assert_eq!(
+        look.members[2].era,
+        Some(0),
+        "acceptor 4 has not heard of its era yet"
+    );
+}
+
+#[test]
+fn member_is_named_by_name_address_or_digits() {
+    let look = look([1, 2, 3].map(formed).into());
+    let found = |id: &str| {
+        look.member(id)
+            .map(|member| member.uuid)
+            .map_err(|failure| failure.to_string())
+    };
+    for id in [
+        "acceptor-2",
+        "http://a2:1",
+        "http://a2:1/",
+        "abcd0002",
+        "ABCD0002",
+        "abcd0002-0000",
+    ] {
+        assert_eq!(found(id), Ok(uuid(2)), "{id}");
+    }
+    assert!(found("abcd").unwrap_err().contains("names 3 members"));
+    for unknown in ["abc", "acceptor-9", "http://a9:1", ""] {
+        assert!(
+            found(unknown)
+                .unwrap_err()
+                .contains("the members are acceptor-1 (abcd0001)"),
+            "{unknown}"
+        );
+    }
+}
+
+/// The plan of a command line.
+async fn plan(look: &MembersLook, named: RemovedAndAdded) -> Plan {
+    let client = paxos_client::Client::connect([address(1)]).unwrap();
+    let asked = AskedPlan {
+        named,
+        quorums: None,
+        force: false,
+    };
+    // The added acceptor does not answer here.
+    look.plan(&client, asked, Duration::from_millis(1)).await.unwrap()
+}
+
+#[tokio::test]
+async fn plan_names_what_happens_and_knows_its_result() {
+    let look = look([1, 2, 3].map(formed).into());
+    let replace = RemovedAndAdded {
+        removed: vec![uuid(3)],
+        added: vec!["http://127.0.0.1:9".parse().unwrap()],
+        is_in_place: false,
+    };
+    let plan = plan(&look, replace).await;
+    assert_eq!(
+        plan.headline,
+        "replacing acceptor-3 (abcd0003) by the acceptor at http://127.0.0.1:9; the cluster serves meanwhile"
+    );
+    assert_eq!(plan.off, ["acceptor-3 (abcd0003)"]);
+    assert_eq!(
+        (
+            plan.request.era,
+            plan.request.remove.len(),
+            plan.request.add.len()
+        ),
+        (0, 1, 1)
+    );
+    let place = |number: u128, place: &str| (uuid(number), Arc::<str>::from(place).into());
+    let joined = place(7, "http://127.0.0.1:9");
+    let member = |number: u128| place(number, &address(number));
+    let made = |members: [_; 3]| configuration().changed_to(members, 2, 2).unwrap();
+    assert!(plan.makes(&made([member(1), member(2), joined.clone()])));
+    for other in [
+        made([member(1), member(3), joined.clone()]),
+        made([member(1), member(2), place(7, "http://other:1")]),
+        configuration(),
+        made([member(1), member(2), joined.clone()])
+            .changed_to([member(1), member(2), joined], 2, 2)
+            .unwrap(),
+    ] {
+        assert!(!plan.makes(&other), "{other:?}");
+    }
+}

@@ -1,0 +1,381 @@
+//! What a person sees of the members, and the request made from it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use paxos_client::{Address, Client, raw::ClusterReport};
+use paxos_common::{
+    paxos::{
+        identity::AcceptorUuid,
+        quorum::{Configuration, MemberEntry, majority},
+    },
+    service::failure::Failure,
+    wire,
+};
+use paxos_proto::v1::{self as pb, Membership};
+
+use crate::{
+    connection::no,
+    output::printable,
+    verdict::{Verdict, cluster_answer, era_of, judge},
+};
+
+/// Fewest hexadecimal digits that name a member.
+const DIGITS_MIN: usize = 4;
+
+/// A member of the latest configuration, or an acceptor outside that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SeenAcceptor {
+    pub(super) uuid: AcceptorUuid,
+    /// The operator's name; empty when unknown.
+    pub(super) name: String,
+    pub(super) address: String,
+    pub(super) state: SeenState,
+    /// Slots behind the highest watermark; none without an answer.
+    pub(super) lag: Option<u64>,
+    /// The era of its own configuration; none without an answer.
+    pub(super) era: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SeenState {
+    /// A member that can vote.
+    Votes,
+    /// A member that answers, and cannot vote now.
+    Waits,
+    /// A member without an answer.
+    Silent,
+    /// A member at whose address a blank acceptor answers.
+    Lost,
+    /// Formed, and no member: removed, or about to join.
+    Outside,
+    /// Blank, and at no member's address.
+    Blank,
+}
+
+impl SeenState {
+    pub(super) fn in_words(self) -> &'static str {
+        match self {
+            Self::Votes => "votes",
+            Self::Waits => "does not vote",
+            Self::Silent => "no answer",
+            Self::Lost => "lost its disk",
+            Self::Outside => "no member",
+            Self::Blank => "blank, no member",
+        }
+    }
+}
+
+impl SeenAcceptor {
+    /// The first 8 digits of the uuid.
+    pub(super) fn digits(&self) -> String {
+        short(self.uuid)
+    }
+
+    /// Name and digits, for people: `acceptor-3 (c07e5a11)`.
+    pub(super) fn shown(&self) -> String {
+        match &*self.name {
+            "" => self.digits(),
+            name => format!("{} ({})", printable(name), self.digits()),
+        }
+    }
+
+    /// The shortest name for the command line: the operator's name, or otherwise digits.
+    pub(super) fn id(&self) -> String {
+        match &*self.name {
+            "" => self.digits(),
+            name => printable(name),
+        }
+    }
+}
+
+/// The members, by the latest configuration that an acceptor reports.
+#[derive(Debug)]
+pub(super) struct MembersLook {
+    pub(super) configuration: Configuration,
+    /// In the order of the configuration.
+    pub(super) members: Vec<SeenAcceptor>,
+    pub(super) outside: Vec<SeenAcceptor>,
+}
+
+/// The acceptors named on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RemovedAndAdded {
+    pub(super) removed: Vec<AcceptorUuid>,
+    pub(super) added: Vec<Address>,
+    /// A member is replaced at its own address.
+    pub(super) is_in_place: bool,
+}
+
+/// A change as named on the command line.
+#[derive(Clone, Debug)]
+pub(super) struct AskedPlan {
+    pub(super) named: RemovedAndAdded,
+    pub(super) quorums: Option<(u32, u32)>,
+    pub(super) force: bool,
+}
+
+/// A change to be driven.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) request: pb::ChangeMembersRequest,
+    /// What is about to happen, as one line.
+    pub(super) headline: String,
+    /// The acceptors that may be switched off afterwards, for people.
+    pub(super) off: Vec<String>,
+    /// More advice after a refusal; empty for none.
+    pub(super) advice: &'static str,
+    /// The members that stay.
+    kept: BTreeSet<AcceptorUuid>,
+    added: Vec<(Option<AcceptorUuid>, Address)>,
+    /// The addresses of the present members.
+    pub(super) before: BTreeSet<String>,
+}
+
+impl MembersLook {
+    /// # Errors
+    /// No acceptor of a formed cluster answers.
+    pub(super) fn of(report: &ClusterReport) -> Result<Self, Failure> {
+        let verdict = judge(report);
+        let configuration = cluster_answer(report)
+            .filter(|answer| answer.membership() == Membership::Formed)
+            .and_then(|answer| answer.configuration.clone());
+        let configuration = configuration.ok_or_else(|| {
+            Failure::unavailable(anyhow::anyhow!(
+                "no acceptor of a formed cluster answers; `paxos status` shows what is wrong"
+            ))
+        })?;
+        let configuration = Configuration::try_from(configuration)
+            .map_err(|error| Failure::refused(anyhow::anyhow!("the acceptors' configuration: {error}")))?;
+        let answers: Vec<SeenAnswer<'_>> = answers(report, &verdict);
+        let members = configuration.members().iter();
+        let members = members.map(|(&uuid, member)| {
+            let answer = answers.iter().find(|answer| answer.uuid == uuid);
+            let is_blank_there = answers
+                .iter()
+                .any(|answer| answer.is_blank() && *answer.address == *member.address);
+            let state = match answer {
+                Some(answer) if answer.votes => SeenState::Votes,
+                Some(_) => SeenState::Waits,
+                None if is_blank_there => SeenState::Lost,
+                None => SeenState::Silent,
+            };
+            let name = answer.map_or(&*member.name, |answer| &answer.status.id);
+            SeenAcceptor {
+                uuid,
+                name: name.to_owned(),
+                address: member.address.to_string(),
+                state,
+                lag: answer.map(|answer| verdict.chosen_to.saturating_sub(answer.status.chosen_to)),
+                era: answer.map(|answer| era_of(answer.status)),
+            }
+        });
+        let is_member_place = |address: &str| {
+            configuration
+                .members()
+                .values()
+                .any(|member| *member.address == *address)
+        };
+        let outside = answers.iter().filter(|answer| {
+            let is_member = configuration.members().contains_key(&answer.uuid);
+            !is_member && !(answer.is_blank() && is_member_place(answer.address))
+        });
+        let outside = outside.map(|answer| SeenAcceptor {
+            uuid: answer.uuid,
+            name: answer.status.id.clone(),
+            address: answer.address.to_owned(),
+            state: if answer.is_blank() {
+                SeenState::Blank
+            } else {
+                SeenState::Outside
+            },
+            lag: (!answer.is_blank()).then(|| verdict.chosen_to.saturating_sub(answer.status.chosen_to)),
+            era: (!answer.is_blank()).then(|| era_of(answer.status)),
+        });
+        Ok(Self {
+            members: members.collect(),
+            outside: outside.collect(),
+            configuration,
+        })
+    }
+
+    /// The member with this address, name, or beginning of the uuid.
+    ///
+    /// # Errors
+    /// No member, or several members, have this name.
+    pub(super) fn member(&self, id: &str) -> Result<&SeenAcceptor, Failure> {
+        let digits: String = id.chars().filter(|&char| char != '-').collect();
+        let is_hex = digits.len() >= DIGITS_MIN && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_named = |member: &&SeenAcceptor| {
+            let uuid = member.uuid.to_string().replace('-', "");
+            member.name == id
+                || member.address == id.trim_end_matches('/')
+                || is_hex && uuid.starts_with(&digits.to_ascii_lowercase())
+        };
+        let named: Vec<_> = self.members.iter().filter(is_named).collect();
+        match named[..] {
+            [member] => Ok(member),
+            [] => {
+                let members: Vec<_> = self.members.iter().map(SeenAcceptor::shown).collect();
+                Err(no(format!(
+                    "no member is {}; the members are {}",
+                    printable(id),
+                    members.join(", ")
+                )))
+            }
+            _ => Err(no(format!(
+                "{} names {} members: give more digits of the uuid",
+                printable(id),
+                named.len()
+            ))),
+        }
+    }
+
+    /// Prepares the request. Asks the added acceptors, so that the request names the acceptors that a person means.
+    pub(super) async fn plan(
+        &self,
+        client: &Client,
+        asked: AskedPlan,
+        patience: Duration,
+    ) -> Result<Plan, Failure> {
+        let AskedPlan {
+            named,
+            quorums,
+            force,
+        } = asked;
+        let mut added = Vec::new();
+        for address in &named.added {
+            // The leader may reach an acceptor that is out of reach here.
+            let answer = client.acceptor_status(address, patience).await.ok();
+            let uuid = answer.and_then(|answer| Some(wire::read_stamp(answer.stamp.as_ref()).ok()?.acceptor));
+            added.push((uuid, address.clone()));
+        }
+        let is_silent = added.iter().any(|(uuid, _)| uuid.is_none());
+        if let (Some(removed), true) = (named.removed.first(), named.is_in_place)
+            && added.iter().any(|(uuid, _)| *uuid == Some(*removed))
+        {
+            let member = self.shown(*removed);
+            return Err(no(format!("{member} itself answers there: nothing to replace")));
+        }
+        let bytes = |uuid: AcceptorUuid| Bytes::copy_from_slice(&uuid.to_bytes());
+        let add = added.iter().map(|(uuid, address)| pb::Member {
+            acceptor: uuid.map_or_else(Bytes::new, bytes),
+            address: address.to_string(),
+            name: String::new(),
+        });
+        let (phase1, phase2) = quorums.unwrap_or_default();
+        let request = pb::ChangeMembersRequest {
+            cluster_id: Bytes::copy_from_slice(self.configuration.cluster_id().as_bytes()),
+            era: self.configuration.era().get(),
+            remove: named.removed.iter().copied().map(bytes).collect(),
+            add: add.collect(),
+            phase1,
+            phase2,
+            force,
+        };
+        let removed: Vec<_> = named.removed.iter().map(|&uuid| self.shown(uuid)).collect();
+        // A lost disk has no process, and a member that moves stays.
+        let is_off = |uuid: &&AcceptorUuid| {
+            !named.is_in_place && !added.iter().any(|(added, _)| *added == Some(**uuid))
+        };
+        let off = named.removed.iter().filter(is_off).map(|&uuid| self.shown(uuid));
+        let off: Vec<_> = off.collect();
+        let shown_added: Vec<_> = added
+            .iter()
+            .map(|(uuid, address)| match uuid {
+                Some(uuid) => format!("{} at {address}", short(*uuid)),
+                None => format!("the acceptor at {address}"),
+            })
+            .collect();
+        let members = self.configuration.members().keys();
+        let kept = members.filter(|uuid| !named.removed.contains(uuid)).copied();
+        Ok(Plan {
+            headline: headline(&removed, &shown_added, quorums),
+            off,
+            advice: match named.is_in_place && is_silent {
+                true => ". Start an acceptor with an empty directory there",
+                false => "",
+            },
+            kept: kept.collect(),
+            added,
+            before: self.members.iter().map(|member| member.address.clone()).collect(),
+            request,
+        })
+    }
+
+    fn shown(&self, uuid: AcceptorUuid) -> String {
+        let member = self.members.iter().find(|member| member.uuid == uuid);
+        member.map_or_else(|| short(uuid), SeenAcceptor::shown)
+    }
+}
+
+impl Plan {
+    /// Whether this configuration is the result of the plan.
+    pub(super) fn makes(&self, configuration: &Configuration) -> bool {
+        let quorum = u32::try_from(majority(configuration.members().len())).unwrap_or(u32::MAX);
+        let quorums = match (self.request.phase1, self.request.phase2) {
+            (0, 0) => (quorum, quorum),
+            quorums => quorums,
+        };
+        let has = configuration.quorums();
+        let mut left = configuration.members().clone();
+        for (uuid, address) in &self.added {
+            let is_it = |(found, member): &(&AcceptorUuid, &MemberEntry)| {
+                uuid.is_none_or(|uuid| uuid == **found) && *member.address == *address.as_str()
+            };
+            let Some((&found, _)) = left.iter().find(is_it) else {
+                return false;
+            };
+            left.remove(&found);
+        }
+        configuration.era().get() == self.request.era + 1
+            && (has.phase1(), has.phase2()) == (quorums.0 as usize, quorums.1 as usize)
+            && left.keys().eq(&self.kept)
+    }
+}
+
+/// An acceptor's answer, with its verdict.
+struct SeenAnswer<'a> {
+    uuid: AcceptorUuid,
+    address: &'a str,
+    status: &'a pb::AcceptorStatusResponse,
+    votes: bool,
+}
+
+impl SeenAnswer<'_> {
+    fn is_blank(&self) -> bool {
+        self.status.membership() == Membership::Blank
+    }
+}
+
+fn answers<'a>(report: &'a ClusterReport, verdict: &Verdict) -> Vec<SeenAnswer<'a>> {
+    let reports = report.acceptors.iter().zip(&verdict.votes);
+    let answers = reports.filter_map(|(report, &votes)| {
+        let status = report.answer.as_ref().ok()?;
+        Some(SeenAnswer {
+            uuid: wire::read_stamp(status.stamp.as_ref()).ok()?.acceptor,
+            address: report.address.as_str(),
+            status,
+            votes,
+        })
+    });
+    answers.collect()
+}
+
+fn headline(removed: &[String], added: &[String], quorums: Option<(u32, u32)>) -> String {
+    let what = match (removed, added) {
+        ([], []) => "changing the quorums".to_owned(),
+        (removed, []) => format!("removing {}", removed.join(", ")),
+        ([], added) => format!("adding {}", added.join(", ")),
+        (removed, added) => format!("replacing {} by {}", removed.join(", "), added.join(", ")),
+    };
+    let quorums = quorums.map(|(phase1, phase2)| format!(", quorums {phase1} to lead, {phase2} to choose"));
+    format!(
+        "{what}{}; the cluster serves meanwhile",
+        quorums.unwrap_or_default()
+    )
+}
+
+fn short(uuid: AcceptorUuid) -> String {
+    uuid.to_string().chars().take(8).collect()
+}
