@@ -192,7 +192,7 @@
 //! 22. A learner's configuration is not below a change that the learner has applied.
 //!
 //! The invariants 1 to 17 hold across eras: the quorums are the quorums of the ballot's era. The model checks the
-//! invariants 18 to 21, and unit tests of the learner check 22. No service changes members yet: services refuse every era
+//! invariants 18 to 21, and the simulator checks 18 to 22. No service changes members yet: services refuse every era
 //! above 0.
 //!
 //! The model and the simulator check the invariants 1 to 14, and a model of restoring checks invariant 17. Tests of the

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use paxos_common::paxos::{ballot::Ballot, slot::Slot, value::Value};
+use paxos_common::paxos::{ballot::Ballot, era::Era, slot::Slot, value::Value};
 
 use super::one_value_per_ballot::Proposals;
 
@@ -48,6 +48,14 @@ impl Chosen {
     /// The lowest ballot that chose a slot.
     pub(crate) fn ballot(&self, slot: Slot) -> Option<Ballot> {
         self.values.get(&slot).map(|(ballot, _)| *ballot)
+    }
+
+    /// The first slot above `slot` that was chosen in an era.
+    pub(crate) fn first_above(&self, slot: Slot, era: Era) -> Option<Slot> {
+        let mut above = self.values.range(slot.next()..);
+        above
+            .find(|(_, (ballot, _))| ballot.era() == era)
+            .map(|(&above, _)| above)
     }
 
     /// The chosen value of a slot.

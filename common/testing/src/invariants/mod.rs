@@ -5,7 +5,7 @@
 
 use paxos_common::paxos::{
     ballot::Ballot,
-    quorum::Quorums,
+    quorum::Configuration,
     slot::{Slot, SlotRange},
     value::Value,
 };
@@ -16,6 +16,7 @@ pub(crate) mod answers_leave_no_gap;
 pub(crate) mod ballots_are_fresh;
 pub(crate) mod chosen_is_final;
 pub(crate) mod commands_are_ordered_once;
+pub(crate) mod eras_are_kept;
 pub(crate) mod learners_agree;
 pub(crate) mod new_slots_start_above;
 pub(crate) mod one_value_per_ballot;
@@ -26,10 +27,12 @@ pub(crate) mod reads_are_linearizable;
 pub(crate) mod retries_take_effect_once;
 pub(crate) mod watermarks_are_true;
 
-/// The commands of a value. A simulated command is its number, in eight bytes, so that a batch can be split again.
+/// The commands of a value. A simulated command is its number, in eight bytes, so that a batch can be split again. A change of
+/// members holds no command.
 pub(crate) fn commands(value: &Value) -> impl Iterator<Item = u64> {
-    value
-        .as_bytes()
+    let batch = value.as_bytes().iter().as_slice();
+    let batch = if value.change().is_none() { batch } else { &[] };
+    batch
         .chunks_exact(8)
         .map(|bytes| u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes")))
 }
@@ -40,6 +43,7 @@ pub(crate) struct Invariants {
     pub(crate) proposals: one_value_per_ballot::Proposals,
     pub(crate) votes: one_value_per_quorum::Votes,
     pub(crate) chosen: chosen_is_final::Chosen,
+    pub(crate) eras: eras_are_kept::Eras,
     pub(crate) commands: commands_are_ordered_once::Commands,
     pub(crate) promises: promises_are_kept::Promises,
     pub(crate) watermarks: watermarks_are_true::Watermarks,
@@ -51,16 +55,18 @@ pub(crate) struct Invariants {
 }
 
 impl Invariants {
-    pub(crate) fn new(quorums: Quorums, learners: usize) -> Self {
+    pub(crate) fn new(configuration: &Configuration, learners: usize) -> Self {
+        let acceptors = configuration.quorums().acceptors();
         Self {
             ballots: ballots_are_fresh::Ballots::default(),
             proposals: one_value_per_ballot::Proposals::default(),
-            votes: one_value_per_quorum::Votes::new(quorums.phase2()),
+            votes: one_value_per_quorum::Votes::default(),
             chosen: chosen_is_final::Chosen::default(),
+            eras: eras_are_kept::Eras::new(configuration.clone()),
             commands: commands_are_ordered_once::Commands::default(),
-            promises: promises_are_kept::Promises::new(quorums.acceptors()),
-            watermarks: watermarks_are_true::Watermarks::new(quorums.acceptors()),
-            takeovers: new_slots_start_above::Takeovers::new(quorums.phase1()),
+            promises: promises_are_kept::Promises::new(acceptors),
+            watermarks: watermarks_are_true::Watermarks::new(acceptors),
+            takeovers: new_slots_start_above::Takeovers::default(),
             learners: learners_agree::Sequences::new(learners),
             reads: reads_are_linearizable::History::new(learners),
             retries: retries_take_effect_once::Retries::default(),
@@ -90,6 +96,12 @@ impl Invariants {
         self.promises.put_back(acceptor, said);
     }
 
+    /// A new acceptor comes, with a blank disk.
+    pub(crate) fn came(&mut self) {
+        self.watermarks.came();
+        self.promises.came();
+    }
+
     /// An acceptor's own snapshot stands for the rows below `to` from now on.
     pub(crate) fn trimmed(&mut self, acceptor: usize, to: Slot) {
         self.watermarks.trimmed(acceptor, to);
@@ -109,8 +121,9 @@ impl Invariants {
     /// A vote becomes durable.
     pub(crate) fn voted(&mut self, acceptor: usize, ballot: Ballot, slot: Slot, value: &Value) {
         self.proposals.voted(ballot, slot, value);
-        if self.votes.voted(acceptor, ballot, slot, value) {
+        if self.votes.voted(&self.eras, acceptor, ballot, slot, value) {
             self.chosen.chosen(ballot, slot, value, &self.proposals);
+            self.eras.chosen(&self.chosen, ballot, slot, value);
             self.commands.ordered(slot, value);
         }
     }

@@ -1,16 +1,19 @@
 //! Invariant 7: a new leader proposes the values demanded by the promises, new commands above these slots, and only
 //! repairs below. A campaign requests no slot below the highest watermark reported to its proposer, damaged rows or
 //! not.
+//!
+//! In the slots to take over, the first change of members that may be chosen ends the era: nothing is demanded above. A change
+//! below a row of a higher ballot is void: a no-op is demanded. No ballot proposes anything above its change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use paxos_common::paxos::{ballot::Ballot, message::PromisePage, slot::Slot, value::Value};
 
-use super::chosen_is_final::Chosen;
+use super::{chosen_is_final::Chosen, eras_are_kept::Eras};
 
 /// The received pages of each campaign, and the demands of the pages.
+#[derive(Default)]
 pub(crate) struct Takeovers {
-    phase1: usize,
     campaigns: BTreeMap<Ballot, CampaignSeen>,
     /// Highest watermark reported to each proposer since the proposer's start.
     known: BTreeMap<usize, Slot>,
@@ -21,6 +24,10 @@ struct CampaignSeen {
     from: Slot,
     promises: BTreeMap<usize, PromiseSeen>,
     demanded: Option<Demanded>,
+    /// One past the highest slot proposed.
+    proposed_to: Slot,
+    /// The slot of the proposed change.
+    ends_at: Option<Slot>,
 }
 
 #[derive(Default)]
@@ -35,17 +42,33 @@ struct Demanded {
     from: Slot,
     rows: BTreeMap<Slot, (Ballot, Value)>,
     new_from: Slot,
+    /// The first change that may be chosen, and the void changes.
+    change: Option<Slot>,
+    void: BTreeSet<Slot>,
+}
+
+impl Demanded {
+    /// Finds the changes to the next era.
+    fn with_changes(mut self, ballot: Ballot) -> Self {
+        for (&slot, (at, value)) in self.rows.range(self.from..) {
+            if value
+                .change()
+                .is_none_or(|change| change.era() != ballot.era().next())
+            {
+                continue;
+            }
+            let mut above = self.rows.range(slot.next()..);
+            if !above.any(|(_, (above, _))| above > at) {
+                self.change = Some(slot);
+                break;
+            }
+            self.void.insert(slot);
+        }
+        self
+    }
 }
 
 impl Takeovers {
-    pub(crate) fn new(phase1: usize) -> Self {
-        Self {
-            phase1,
-            campaigns: BTreeMap::new(),
-            known: BTreeMap::new(),
-        }
-    }
-
     /// A proposer starts without any knowledge.
     pub(crate) fn started(&mut self, proposer: usize) {
         self.known.remove(&proposer);
@@ -97,15 +120,18 @@ impl Takeovers {
 
     /// The campaign is won, and the leader claims that every slot below `start` is chosen. Returns the number of slots
     /// to take over, and the number of these slots without a row.
-    pub(crate) fn won(&mut self, ballot: Ballot, start: Slot) -> (u64, u64) {
+    pub(crate) fn won(&mut self, eras: &Eras, ballot: Ballot, start: Slot) -> (u64, u64) {
         let campaign = self.campaigns.get_mut(&ballot).expect("who leads has campaigned");
+        campaign
+            .promises
+            .retain(|&acceptor, _| eras.includes(ballot.era(), acceptor));
         let complete = campaign
             .promises
             .values()
             .filter(|promise| promise.complete)
             .count();
         assert!(
-            complete >= self.phase1,
+            complete >= eras.phase1(ballot.era()),
             "{ballot} leads with {complete} complete promises"
         );
         let pages = || {
@@ -137,7 +163,14 @@ impl Takeovers {
             .keys()
             .filter(|&&slot| slot >= from && slot < new_from)
             .count() as u64;
-        campaign.demanded = Some(Demanded { from, rows, new_from });
+        let demanded = Demanded {
+            from,
+            rows,
+            new_from,
+            change: None,
+            void: BTreeSet::new(),
+        };
+        campaign.demanded = Some(demanded.with_changes(ballot));
         (taken_over, taken_over - with_row)
     }
 
@@ -151,12 +184,37 @@ impl Takeovers {
     }
 
     /// A leader proposes a value for a slot for the first time.
-    pub(crate) fn proposed(&self, chosen: &Chosen, ballot: Ballot, slot: Slot, value: &Value) {
-        let campaign = self.campaigns.get(&ballot).expect("who proposes has campaigned");
+    pub(crate) fn proposed(&mut self, chosen: &Chosen, ballot: Ballot, slot: Slot, value: &Value) {
+        let campaign = self.campaigns.get_mut(&ballot);
+        let campaign = campaign.expect("who proposes has campaigned");
+        if let Some(end) = campaign.ends_at {
+            assert!(
+                slot < end,
+                "{ballot} proposes slot {slot}, above its change in slot {end}"
+            );
+        }
+        if value
+            .change()
+            .is_some_and(|change| change.era() == ballot.era().next())
+        {
+            let before = campaign.proposed_to;
+            assert!(
+                before <= slot,
+                "{ballot} proposes a change in slot {slot}, below {before}"
+            );
+            campaign.ends_at = Some(slot);
+        }
+        campaign.proposed_to = campaign.proposed_to.max(slot.next());
         let demanded = campaign
             .demanded
             .as_ref()
             .expect("who proposes has won its campaign");
+        if let Some(change) = demanded.change {
+            assert!(
+                slot <= change,
+                "{ballot} proposes slot {slot}, above the change that it found in slot {change}"
+            );
+        }
         if slot >= demanded.new_from {
             return;
         }
@@ -170,6 +228,10 @@ impl Takeovers {
             return;
         }
         match demanded.rows.get(&slot) {
+            Some((at, _)) if demanded.void.contains(&slot) => assert!(
+                value.is_noop(),
+                "{ballot} proposes for slot {slot} what is not a no-op, and the change there at {at} is void"
+            ),
             Some((at, reported)) => assert_eq!(
                 value, reported,
                 "{ballot} proposes for slot {slot} what is not the value reported at {at}"

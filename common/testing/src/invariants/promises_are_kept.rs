@@ -28,6 +28,11 @@ impl Promises {
         }
     }
 
+    /// An acceptor that has said nothing yet.
+    pub(crate) fn came(&mut self) {
+        self.acceptors.push(Said::default());
+    }
+
     /// The disk of an acceptor went back. Returns the acceptor's earlier statements: no process may rely on them.
     pub(crate) fn lost(&mut self, acceptor: usize) -> Said {
         std::mem::take(&mut self.acceptors[acceptor])

@@ -17,6 +17,11 @@ impl Watermarks {
         }
     }
 
+    /// An acceptor that has claimed nothing yet.
+    pub(crate) fn came(&mut self) {
+        self.checked_to.push(Slot::ZERO);
+    }
+
     /// The disk of an acceptor went back.
     pub(crate) fn lost(&mut self, acceptor: usize) {
         self.checked_to[acceptor] = Slot::ZERO;

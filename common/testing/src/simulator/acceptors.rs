@@ -19,7 +19,7 @@ use super::{
     disks::{Disk, Snapshot},
     groups::Committing,
     hearing::Attached,
-    invariants::promises_are_kept::Said,
+    invariants::{eras_are_kept, promises_are_kept::Said},
     network::{Kind, Node},
     reign::Hearing,
     requests::Request,
@@ -69,6 +69,10 @@ pub(crate) struct AcceptorProcess {
     pub(crate) incoming: Option<Snapshot>,
     /// The next group trims to the waiting snapshot.
     pub(crate) trim_is_due: bool,
+    /// The promise of the right disk when the acceptor went back: no vote above it was lost.
+    pub(crate) lost_below: Ballot,
+    /// The machine has a blank disk by now: a new acceptor.
+    pub(crate) emptied: bool,
 }
 
 /// The fate of a disk.
@@ -85,11 +89,22 @@ pub(crate) enum Lost {
 impl AcceptorProcess {
     /// A member of a formed cluster, not started yet, and without any history except the promise `promised`.
     pub(crate) fn formed(uuid: AcceptorUuid, configuration: &Configuration, promised: Ballot) -> Self {
+        Self::with_disk(Disk {
+            promised,
+            ..Disk::new(uuid, Membership::Formed(configuration.clone()))
+        })
+    }
+
+    /// A new acceptor, not started yet, and member of no cluster.
+    pub(crate) fn blank(uuid: AcceptorUuid) -> Self {
+        Self::with_disk(Disk::new(uuid, Membership::Blank))
+    }
+
+    fn with_disk(disk: Disk) -> Self {
         Self {
-            disk: Disk {
-                promised,
-                ..Disk::new(uuid, Membership::Formed(configuration.clone()))
-            },
+            disk,
+            lost_below: Ballot::ZERO,
+            emptied: false,
             incoming: None,
             trim_is_due: false,
             core: None,
@@ -121,10 +136,35 @@ impl AcceptorProcess {
         self.core.is_some()
     }
 
+    /// Whether the process runs and belongs to no cluster.
+    pub(crate) fn is_blank(&self) -> bool {
+        let core = self.core.as_ref();
+        core.is_some_and(|core| *core.membership() == Membership::Blank)
+    }
+
+    /// Whether a vote or a promise at `ballot` counts: the acceptor runs on its right disk, or went back before any such
+    /// statement, in an earlier era.
+    pub(crate) fn counts_at(&self, ballot: Ballot) -> bool {
+        match self.lost {
+            None => true,
+            Some(Lost::WentBack) => ballot.era() > self.lost_below.era(),
+            // Only statements from before the loss are left.
+            Some(Lost::Wiped | Lost::Stopped) => true,
+        }
+    }
+
+    /// Whether the acceptor's statements cover a slot. The right disk stands for a lost one.
+    pub(crate) fn covers(&self, slot: Slot, chosen_at: Ballot) -> bool {
+        let right = self.right.as_ref();
+        self.disk.covers(slot, chosen_at) || right.is_some_and(|(disk, _)| disk.covers(slot, chosen_at))
+    }
+
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{}: promised {}, trimmed to {}, voted to {}, chosen to {} (on disk {}), damaged {:?}",
+            "{}: era {:?}, lost {:?}, promised {}, trimmed to {}, voted to {}, chosen to {} (on disk {}), damaged {:?}",
             if self.is_up() { "up" } else { "down" },
+            self.disk.membership.configuration().map(Configuration::era),
+            self.lost,
             self.disk.promised,
             self.disk.trimmed_to,
             self.disk.voted_to(),
@@ -161,9 +201,11 @@ impl World<'_> {
             return;
         }
         let process = &mut self.acceptors[acceptor];
+        let disk = &process.disk;
         self.invariants
             .promises
-            .restarted(acceptor, process.disk.promised, &process.disk.rows);
+            .restarted(acceptor, disk.promised, &disk.rows);
+        eras_are_kept::stored(acceptor, disk.promised, None, disk.membership.configuration());
         process.run += 1;
         process.disk.commit_counter = process.disk.commit_counter.next();
         process.disk.runs.push(Run {
@@ -222,8 +264,9 @@ impl World<'_> {
     }
 
     pub(crate) fn place(&self, acceptor: AcceptorUuid) -> usize {
-        let members = self.electorate.members();
-        members.binary_search(&acceptor).expect("only members are known")
+        let place = eras_are_kept::place(acceptor);
+        assert!(place < self.acceptors.len(), "acceptor {acceptor} does not exist");
+        place
     }
 
     /// Power off: waiting requests are lost. A group on its way to the disk is stored whole or not at all.

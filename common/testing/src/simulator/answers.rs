@@ -16,6 +16,8 @@ pub(crate) enum Answer {
     Message(Node, Message, Option<u64>),
     /// Pages of a promise, from a slot on, limited by a scan if given.
     Pages(Node, Ballot, Slot, Option<Scan>),
+    /// The answer to a step of `Form`.
+    Form(Node, u64),
 }
 
 impl World<'_> {
@@ -26,6 +28,7 @@ impl World<'_> {
         let promises = &mut self.invariants.promises;
         let disk = &process.disk;
         match answer {
+            Answer::Form(to, number) => self.answer_form(acceptor, to, number),
             Answer::Pages(to, ballot, from, scan) => {
                 promises.answered(acceptor, ballot, disk.promised);
                 let due = Happening::PageDue {
@@ -47,7 +50,7 @@ impl World<'_> {
                         for slot in slots_told.filter(|slot| *slot >= disk.trimmed_to) {
                             promises.accepted(acceptor, *ballot, slot, &disk.rows);
                         }
-                        if process.lost.is_none() {
+                        if process.counts_at(*ballot) {
                             self.invariants.said(acceptor, *ballot, slots);
                         }
                         Watermarks::claimed(&self.invariants.chosen, "an acceptor", *known_to);
@@ -88,7 +91,9 @@ impl World<'_> {
                     | Message::Propose { .. }
                     | Message::Cancel { .. }
                     | Message::Outcome { .. }
-                    | Message::Fill(_) => {}
+                    | Message::Fill(_)
+                    | Message::Form(..)
+                    | Message::Formed(_) => {}
                 }
                 match stream {
                     Some(stream) => self.stream_send(stream, false, message),
@@ -108,6 +113,6 @@ pub(crate) fn settled(answer: &Answer) -> Settled {
             AcceptAnswer::NoSpace => Settled::NoSpace,
         },
         Answer::Message(..) => Settled::TurnedAway,
-        Answer::Pages(..) => Settled::Granted,
+        Answer::Pages(..) | Answer::Form(..) => Settled::Granted,
     }
 }

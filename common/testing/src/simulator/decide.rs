@@ -10,6 +10,7 @@ use paxos_common::paxos::{
 use super::{
     answers::Answer,
     disks::Disk,
+    forms::FormStep,
     network::{Message, Node},
 };
 
@@ -92,7 +93,18 @@ pub(crate) fn decide(
                 None,
             ));
         }
+        Message::Form(number, FormStep::Install(configuration)) => {
+            // A refusal changes nothing, and the answer shows what is stored.
+            let _ = core.install(group, &configuration, false);
+            answers.push(Answer::Form(from, number));
+        }
+        Message::Form(number, FormStep::Join(configuration)) => {
+            let _ = core.install(group, &configuration, true);
+            answers.push(Answer::Form(from, number));
+        }
         Message::FetchChosen(..)
+        | Message::Form(_, FormStep::Look)
+        | Message::Formed(_)
         | Message::Fetched(..)
         | Message::Page(..)
         | Message::PrepareRejected(..)

@@ -7,7 +7,9 @@
 //! promise nothing about commits that no other process had heard of before a crash.
 
 use paxos_common::paxos::{
+    ballot::Ballot,
     identity::{CommitCounter, RunNumber},
+    quorum::Electorate,
     slot::Slot,
     witness::{RUNS_MAX, Run, RunJudgement, RunList, WentBack},
 };
@@ -15,6 +17,7 @@ use rand::RngExt as _;
 
 use super::{
     acceptors::Lost,
+    changes::ACCEPTORS_EVER,
     disks::Disk,
     knobs::MILLISECOND,
     network::Node,
@@ -120,13 +123,21 @@ impl World<'_> {
             .iter()
             .filter(|process| process.is_as_good_as_lost())
             .count();
-        if self.acceptors[acceptor].right.is_some() && what < 20 {
+        let process = &self.acceptors[acceptor];
+        // In a later era, the copy may count, and its votes would be lost.
+        let era = self.invariants.eras.latest().era();
+        let may_return = process.lost == Some(Lost::WentBack) && process.lost_below.era() == era;
+        if process.right.is_some() && what < 20 && may_return {
             self.put_back(acceptor);
             return;
         }
         let is_damaged = self.knobs.damage && acceptor == 0;
+        let may_lose = match &self.changes {
+            None => lost < self.knobs.disks_lost_max,
+            Some(_) => self.may_lose(acceptor),
+        };
         let process = &mut self.acceptors[acceptor];
-        if lost >= self.knobs.disks_lost_max || is_damaged || process.is_as_good_as_lost() {
+        if !may_lose || is_damaged || process.is_as_good_as_lost() {
             return;
         }
         if process.copy.is_none() {
@@ -156,6 +167,10 @@ impl World<'_> {
             process.right = Some((std::mem::replace(&mut process.disk, copy), said));
             process.hole = None;
             process.lost = Some(Lost::WentBack);
+            process.lost_below = process
+                .right
+                .as_ref()
+                .map_or(Ballot::ZERO, |(disk, _)| disk.promised);
             process.went_back = true;
             process.linked.clear();
         } else if (50..65).contains(&what) {
@@ -192,18 +207,33 @@ impl World<'_> {
             run: RunNumber::from_random(0),
             commit_counter: copy.commit_counter,
         });
-        let others = self
-            .acceptors
-            .iter()
-            .enumerate()
-            .filter(|(other, process)| *other != acceptor && process.lost.is_none());
         let history = RunList::new(&runs, RUNS_MAX);
         let proves = |(run, heard)| matches!(history.judge(run, heard), RunJudgement::WentBack(_));
-        let unaware = others
-            .filter(|(_, other)| !other.disk.witnesses.of(uuid(acceptor)).any(proves))
-            .count();
-        // Other acceptors may lose disks, now or later, and then prove nothing.
-        unaware + self.knobs.disks_lost_max < self.knobs.quorums.phase1()
+        let is_noticed = |electorate: &Electorate, lost_max: usize| {
+            let members = electorate.members().iter();
+            let others = members
+                .map(|&member| self.place(member))
+                .filter(|&other| other != acceptor && self.acceptors[other].lost.is_none());
+            let unaware = others
+                .filter(|&other| {
+                    !self.acceptors[other]
+                        .disk
+                        .witnesses
+                        .of(uuid(acceptor))
+                        .any(proves)
+                })
+                .count();
+            // Other acceptors may lose disks, now or later, and then prove nothing.
+            unaware + lost_max < electorate.quorums().phase1()
+        };
+        if self.changes.is_none() {
+            return is_noticed(&self.electorate, self.knobs.disks_lost_max);
+        }
+        let needed = self.needed();
+        needed.iter().all(|configuration| {
+            let lost_max = self.lost_max(configuration);
+            is_noticed(&configuration.electorate(), lost_max)
+        })
     }
 
     /// A proposer or a learner refuses a rolled-back acceptor.
@@ -225,13 +255,8 @@ impl World<'_> {
         to: Node,
         stamp: Option<(RunNumber, CommitCounter)>,
     ) -> bool {
-        if let Node::Acceptor(acceptor) = from
-            && self.acceptors[acceptor].went_back
-        {
-            let present = self.stamp(from).map(|(run, _)| run);
-            if present != stamp.map(|(run, _)| run) {
-                return true;
-            }
+        if self.is_of_earlier_run(from, stamp) {
+            return true;
         }
         let (acceptor, proposer) = match (from, to) {
             (Node::Acceptor(acceptor), Node::Proposer(proposer))
@@ -243,6 +268,13 @@ impl World<'_> {
         };
         let process = &self.acceptors[acceptor];
         process.lost.is_some() && !process.linked.contains(&proposer)
+    }
+
+    /// Whether a message comes from a process that ended before the acceptor went back on its disk, or got it back.
+    pub(crate) fn is_of_earlier_run(&self, from: Node, stamp: Option<(RunNumber, CommitCounter)>) -> bool {
+        let present = self.stamp(from).map(|(run, _)| run);
+        matches!(from, Node::Acceptor(acceptor) if self.acceptors[acceptor].went_back)
+            && present != stamp.map(|(run, _)| run)
     }
 
     /// The faults stop. Lost disks stay lost.
@@ -267,7 +299,10 @@ impl World<'_> {
     /// Makes some rows unreadable from now on: among the latest rows, rows of slots assigned to this acceptor. Each
     /// slot is assigned to a single acceptor. A running acceptor notices a little later.
     pub(crate) fn damage_rows(&mut self, acceptor: usize) {
-        let members = self.acceptors.len() as u64;
+        let members = match &self.changes {
+            None => self.acceptors.len() as u64,
+            Some(_) => ACCEPTORS_EVER as u64,
+        };
         let disk = &self.acceptors[acceptor].disk;
         let is_its_turn = |slot: &Slot| slot.get() % members == acceptor as u64;
         let latest = disk.rows.keys().rev().take(6 * self.acceptors.len());

@@ -35,6 +35,8 @@ impl World<'_> {
                             self.statistics.count(Counted::RepairScans);
                         }
                         Watermarks::claimed(&self.invariants.chosen, "a candidate", prepare.from);
+                        let era = prepare.ballot.era();
+                        self.invariants.eras.claimed("a candidate", era, prepare.from);
                     }
                     let place = self.place(acceptor);
                     let call = (place, scan.map(|scan| scan.number));
@@ -86,14 +88,20 @@ impl World<'_> {
                         Notice::StoodStill(_) => {}
                     }
                 }
-                Effect::Adopted(_)
-                | Effect::LinksChanged
-                | Effect::BringSnapshot { .. }
-                | Effect::Change(_) => panic!("no members change in this run"),
+                Effect::Adopted(configuration) => self.adopted(proposer, &configuration),
+                Effect::LinksChanged => self.links_changed(proposer),
+                Effect::BringSnapshot { joiner, source } => {
+                    let (joiner, source) = (self.place(joiner), self.place(source));
+                    self.bring_snapshot(proposer, joiner, source);
+                }
+                Effect::Change(stage) => self.operator_hears(proposer, stage),
                 Effect::Refused(went_back) => self.refused("a proposer", went_back),
                 Effect::Readmitted(_) => {}
-                Effect::Accept(acceptor, accept) => {
+                Effect::Accept(acceptor, mut accept) => {
+                    self.tamper_with_sent_change(proposer, &mut accept);
                     Watermarks::claimed(&self.invariants.chosen, "a leader", accept.chosen_to);
+                    let era = accept.ballot.era();
+                    self.invariants.eras.claimed("a leader", era, accept.chosen_to);
                     for (slot, value) in &accept.proposals {
                         self.invariants.proposed(accept.ballot, *slot, value);
                         if self.invariants.takeovers.is_repair(accept.ballot, *slot) {

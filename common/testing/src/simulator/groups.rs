@@ -4,6 +4,7 @@ use paxos_common::paxos::{
     acceptor::{Acceptor, Group},
     ballot::Ballot,
     detector::{Claim, Settlement as Settled},
+    quorum::Configuration,
     slot::Slot,
 };
 use rand::RngExt as _;
@@ -12,6 +13,7 @@ use super::{
     answers::{Answer, settled},
     decide::{decide, turn_away},
     hearing::is_heartbeat,
+    invariants::eras_are_kept,
     requests::Request,
     statistics::Counted,
     trims,
@@ -158,8 +160,11 @@ impl World<'_> {
         let Some(write) = process.core.as_ref().and_then(|core| core.write(group)) else {
             return;
         };
+        let counts = write.rows.values().map(|(ballot, _)| process.counts_at(*ballot));
+        let counts: Vec<bool> = counts.collect();
         let disk = &mut process.disk;
         let promised = disk.promised;
+        let stored_era = disk.membership.configuration().map(Configuration::era);
         for (&slot, (ballot, _)) in write.rows {
             self.invariants
                 .promises
@@ -175,8 +180,16 @@ impl World<'_> {
         }
         self.tampering.tamper_with_disk(disk, promised, write.rows);
         self.invariants.promises.disk(acceptor, disk.promised);
-        for (&slot, (ballot, value)) in write.rows {
-            if process.lost.is_none() {
+        eras_are_kept::stored(
+            acceptor,
+            disk.promised,
+            stored_era,
+            disk.membership.configuration(),
+        );
+        let (era, marks) = (disk.promised.era(), disk.known_to.max(disk.trimmed_to));
+        self.invariants.eras.claimed("an acceptor", era, marks);
+        for ((&slot, (ballot, value)), counts) in write.rows.iter().zip(counts) {
+            if counts {
                 self.invariants.voted(acceptor, *ballot, slot, value);
             }
             self.invariants
@@ -186,8 +199,17 @@ impl World<'_> {
         self.invariants
             .watermarks
             .acceptor(&self.invariants.chosen, acceptor, disk.known_to, &disk.rows);
+        let configuration = disk.membership.configuration().cloned();
         if trims {
             self.has_trimmed(acceptor, lifts);
+        }
+        if let Some(installed) = configuration.filter(|installed| Some(installed.era()) > stored_era) {
+            self.note(|| format!("acceptor {acceptor} installs era {}", installed.era()));
+            self.statistics.count(match stored_era {
+                None => Counted::AcceptorsJoined,
+                Some(_) => Counted::AcceptorsInstalled,
+            });
+            self.takes_force(&installed);
         }
     }
 
@@ -229,6 +251,8 @@ impl World<'_> {
             core.known_to(),
             &process.disk.rows,
         );
+        let era = core.era();
+        self.invariants.eras.claimed("an acceptor", era, core.known_to());
         for answer in answers {
             self.answer(acceptor, answer);
         }

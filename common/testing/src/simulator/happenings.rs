@@ -179,6 +179,25 @@ pub(crate) enum Happening {
     FaultDue,
     Restart(Node),
     Healed,
+    /// A driver no longer waits for the answer to a `Form` call.
+    FormOverdue {
+        acceptor: usize,
+        proposer: usize,
+        run: u64,
+        number: u64,
+    },
+    /// The operator looks whether to change the members.
+    OperatorDue,
+    /// A fault in the middle of a change that a proposer makes.
+    FaultOfChange {
+        proposer: usize,
+    },
+    /// The upload of a snapshot to a joiner has ended.
+    SnapshotBrought {
+        proposer: usize,
+        run: u64,
+        joiner: usize,
+    },
 }
 
 impl Happening {
@@ -202,6 +221,8 @@ impl Happening {
             Self::LinkOpened { proposer, .. }
             | Self::LinkClosed { proposer, .. }
             | Self::Introduced { proposer, .. }
+            | Self::FormOverdue { proposer, .. }
+            | Self::SnapshotBrought { proposer, .. }
             | Self::OthersAwaited { proposer, .. }
             | Self::Fired { proposer, .. }
             | Self::FlushDue { proposer, .. }
@@ -219,6 +240,8 @@ impl Happening {
             // The machine answers in place of a paused process.
             Self::InquiryArrives(_)
             | Self::SnapshotDue { .. }
+            | Self::OperatorDue
+            | Self::FaultOfChange { .. }
             | Self::FaultDue
             | Self::Restart(_)
             | Self::Healed

@@ -16,7 +16,7 @@ use super::{
     invariants::watermarks_are_true::Watermarks,
     knobs::LEADER_TIMEOUT,
     network::{Message, Node},
-    world::{Happening, Time, World},
+    world::{Happening, Time, World, uuid},
 };
 use crate::bug::Bug;
 
@@ -103,9 +103,7 @@ impl World<'_> {
             return true;
         };
         let mut news = witnesses.iter().filter(|&(other, run, counter)| {
-            let members = self.electorate.members();
-            members.get(acceptor) != Some(&other)
-                && self.electorate.includes(other)
+            other != uuid(acceptor)
                 && core
                     .witnesses()
                     .would_keep(other, run, counter, WITNESSED_RUNS_MAX)

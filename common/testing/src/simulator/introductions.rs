@@ -24,6 +24,9 @@ const OTHERS_MAX: Time = 100 * MILLISECOND;
 pub(crate) struct Introductions {
     /// Acceptors about to show runs.
     opening: BTreeSet<usize>,
+    /// Number of the `Form` call under way to each acceptor, and number of such calls so far.
+    forms: BTreeMap<usize, u64>,
+    calls: u64,
     /// Acceptors with shown runs, while the other acceptors are asked for tables. By question.
     asked: BTreeMap<u64, Asked>,
     questions: u64,
@@ -36,10 +39,55 @@ struct Asked {
     acceptor: usize,
     runs: Vec<Run>,
     remembers: Witnesses,
+    /// Number of asked other acceptors.
+    awaited: usize,
     others: BTreeMap<usize, Witnesses>,
 }
 
 impl Introductions {
+    /// An attempt to open a link begins, unless one is under way.
+    pub(crate) fn opens(&mut self, acceptor: usize) -> bool {
+        self.opening.insert(acceptor)
+    }
+
+    /// An attempt to open a link ends.
+    pub(crate) fn gives_up(&mut self, acceptor: usize) {
+        self.opening.remove(&acceptor);
+    }
+
+    /// A `Form` call begins. Returns its number.
+    pub(crate) fn form_called(&mut self, acceptor: usize) -> u64 {
+        self.calls += 1;
+        self.forms.insert(acceptor, self.calls);
+        self.calls
+    }
+
+    /// Ends a `Form` call, if it is the present one.
+    pub(crate) fn form_answered(&mut self, acceptor: usize, number: u64) -> bool {
+        let is_present = self.forms.get(&acceptor) == Some(&number);
+        if is_present {
+            self.forms.remove(&acceptor);
+        }
+        is_present
+    }
+
+    /// All links break. Numbers are not used again.
+    pub(crate) fn all_broke(&mut self) {
+        *self = Self {
+            questions: self.questions,
+            calls: self.calls,
+            ..Self::default()
+        };
+    }
+
+    /// Links are given up.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(usize) -> bool) {
+        self.opening.retain(|&acceptor| is_kept(acceptor));
+        self.forms.retain(|&acceptor, _| is_kept(acceptor));
+        self.asked.retain(|_, asked| is_kept(asked.acceptor));
+        self.witnessed.retain(|&acceptor, _| is_kept(acceptor));
+    }
+
     /// The core distrusts the shown runs: the other acceptors are asked again.
     pub(crate) fn distrusted(&mut self, acceptor: usize) {
         self.witnessed.remove(&acceptor);
@@ -48,6 +96,10 @@ impl Introductions {
 
 impl World<'_> {
     pub(crate) fn link_opened(&mut self, acceptor: usize, proposer: usize) {
+        if self.changes.is_some() {
+            self.ask_form(acceptor, proposer);
+            return;
+        }
         let blank = self.is_blank(acceptor);
         let Some((runs, remembers)) = self.introduction(acceptor).filter(|_| !blank) else {
             return;
@@ -74,6 +126,12 @@ impl World<'_> {
         runs: Vec<Run>,
         remembers: Witnesses,
     ) {
+        let others: Vec<usize> = match &self.changes {
+            None => (0..self.acceptors.len()).collect(),
+            Some(_) => self.links(proposer).into_iter().collect(),
+        };
+        let others = others.into_iter().filter(|&other| other != acceptor);
+        let others: Vec<usize> = others.collect();
         let process = &mut self.proposers[proposer];
         if process.run != run || process.core.is_none() {
             return;
@@ -83,6 +141,7 @@ impl World<'_> {
             acceptor,
             runs,
             remembers,
+            awaited: others.len(),
             others: BTreeMap::new(),
         };
         let present = asked.runs.last().map(|present| present.run);
@@ -93,11 +152,12 @@ impl World<'_> {
         introductions.questions += 1;
         let question = introductions.questions;
         introductions.asked.insert(question, asked);
-        for other in (0..self.acceptors.len()).filter(|&other| other != acceptor) {
+        let is_alone = others.is_empty();
+        for other in others {
             let (from, to) = (Node::Proposer(proposer), Node::Acceptor(other));
             self.send(from, to, Message::Recall(question));
         }
-        if self.acceptors.len() == 1 {
+        if is_alone {
             self.others_reported(proposer, question);
             return;
         }
@@ -123,11 +183,10 @@ impl World<'_> {
 
     /// An asked acceptor answers with a table.
     pub(crate) fn recalled(&mut self, proposer: usize, other: usize, question: u64, remembers: Witnesses) {
-        let others = self.acceptors.len() - 1;
         let asked = &mut self.proposers[proposer].introductions.asked;
         if let Some(shown) = asked.get_mut(&question) {
             shown.others.insert(other, remembers);
-            if shown.others.len() == others {
+            if shown.others.len() == shown.awaited {
                 self.others_reported(proposer, question);
             }
         }
@@ -141,12 +200,21 @@ impl World<'_> {
     }
 
     fn others_reported(&mut self, proposer: usize, question: u64) {
-        let needed = Guard::new(self.knobs.quorums).others_needed();
+        let core = self.proposers[proposer].core.as_ref();
+        let electorate = core.map_or_else(
+            || self.electorate.clone(),
+            |core| core.configuration().electorate(),
+        );
+        let needed = Guard::new(electorate.quorums()).others_needed();
         let introductions = &mut self.proposers[proposer].introductions;
         let Some(asked) = introductions.asked.remove(&question) else {
             return;
         };
-        if asked.others.len() >= needed {
+        let members = asked
+            .others
+            .keys()
+            .filter(|&&other| electorate.includes(uuid(other)));
+        if members.count() >= needed {
             self.statistics.count(Counted::RunsWitnessed);
             self.introduce(proposer, asked);
         } else {
@@ -164,6 +232,7 @@ impl World<'_> {
             runs,
             remembers,
             others,
+            ..
         } = asked;
         let process = &mut self.proposers[proposer];
         process.introductions.opening.remove(&acceptor);
@@ -213,7 +282,11 @@ impl World<'_> {
         let Some((runs, remembers)) = self.introduction(acceptor) else {
             return;
         };
-        let others = (0..self.acceptors.len()).filter(|&other| other != acceptor);
+        if self.learner_sees(learner, acceptor) {
+            return;
+        }
+        let others = self.members_of(learner).into_iter();
+        let others = others.filter(|&other| other != acceptor);
         let others: Vec<_> = others
             .filter_map(|other| Some((uuid(other), self.introduction(other)?.1)))
             .collect();

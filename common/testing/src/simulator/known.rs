@@ -1,8 +1,8 @@
 //! Facts in every message to a simulated proposer: the commit behind the message, and the known chosen slots.
 
 use paxos_common::paxos::{
-    identity::{CommitCounter, RunNumber},
-    message::AcceptAnswer,
+    identity::{AcceptorUuid, CommitCounter, RunNumber},
+    message::{AcceptAnswer, ReportAnswer},
     proposer::Event,
 };
 
@@ -25,6 +25,16 @@ impl World<'_> {
         self.handle(proposer, heard);
     }
 
+    /// Whether a report comes from a member, and not from a later era.
+    fn report_counts(&self, proposer: usize, acceptor: AcceptorUuid, answer: &ReportAnswer) -> bool {
+        let core = self.proposers[proposer].core.as_ref();
+        core.is_some_and(|core| {
+            let own = core.configuration();
+            own.members().contains_key(&acceptor)
+                && answer.heard.ballot.max(answer.promised).era() <= own.era()
+        })
+    }
+
     /// Remembers the slots known to be chosen, separately from the core.
     pub(super) fn note_known(&mut self, proposer: usize, event: &Event) {
         let (acceptor, known_to) = match event {
@@ -32,7 +42,7 @@ impl World<'_> {
                 acceptor,
                 answer: word,
                 ..
-            } => (*acceptor, word.known_to),
+            } if self.report_counts(proposer, *acceptor, word) => (*acceptor, word.known_to),
             Event::Answered {
                 acceptor,
                 answer: AcceptAnswer::Accepted { known_to, .. },
@@ -50,6 +60,7 @@ impl World<'_> {
             | Event::Promised { .. }
             | Event::PrepareRejected { .. }
             | Event::PrepareRefused { .. }
+            | Event::Reported { .. }
             | Event::Answered { .. }
             | Event::Fetched { .. }
             | Event::Proposed(_)

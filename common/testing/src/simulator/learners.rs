@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use paxos_common::paxos::{
     identity::{CommitCounter, RunNumber},
     learner::Learner,
-    quorum::Quorums,
+    quorum::{Electorate, Quorums},
     reading::ReadEvent,
     slot::Slot,
     witness::Guard,
@@ -29,12 +29,14 @@ pub(crate) struct LearnerProcess {
     pub(crate) stored: Slot,
     /// Decides which acceptors count.
     pub(crate) guard: Guard,
+    /// The members on the disk, if later than at first.
+    pub(crate) stored_electorate: Option<Electorate>,
     /// Latest shown run of each trusted acceptor.
     pub(crate) shown: BTreeMap<usize, RunNumber>,
     /// The state after all handed-out values.
     pub(crate) state: State,
     /// The acceptor acting as the source of values.
-    feed: usize,
+    pub(crate) feed: usize,
     /// First unlearned slot at the last stall check.
     looked_at: Slot,
     /// Waiting readers; `None` while the process is down.
@@ -49,6 +51,7 @@ impl LearnerProcess {
             core: None,
             run: 0,
             stored: Slot::ZERO,
+            stored_electorate: None,
             guard: Guard::new(quorums),
             shown: BTreeMap::new(),
             state: State::default(),
@@ -68,8 +71,9 @@ impl LearnerProcess {
             || "down".to_owned(),
             |core| {
                 format!(
-                    "next {}, lacks value: {}, knows of more: {}, readers {:?}",
+                    "next {}, era {}, lacks value: {}, knows of more: {}, readers {:?}",
                     core.next(),
+                    core.electorate().era(),
                     core.lacks_value(),
                     core.knows_of_more(),
                     self.readers
@@ -81,14 +85,16 @@ impl LearnerProcess {
 
 impl World<'_> {
     pub(crate) fn start_learner(&mut self, learner: usize) {
-        let feed = self.rng.random_range(0..self.acceptors.len());
+        let electorate = self.electorate_at_start(learner);
         let process = &mut self.learners[learner];
         process.run += 1;
-        process.guard = Guard::new(self.knobs.quorums);
+        process.guard = Guard::new(electorate.quorums());
         process.shown.clear();
-        process.feed = feed;
         process.looked_at = process.stored;
-        process.core = Some(Learner::new(self.electorate.clone(), process.stored));
+        process.core = Some(Learner::new(electorate, process.stored));
+        let feed = self.some_feed(learner);
+        let process = &mut self.learners[learner];
+        process.feed = feed;
         let (run, stored) = (process.run, process.stored);
         process.state = State::default();
         // The disk holds the state after the stored slots. Applying the slots again gives the same state.
@@ -105,6 +111,7 @@ impl World<'_> {
                 .apply(slot, &value, book, tampering, &mut self.invariants);
         }
         self.invariants.learners.restarted(learner, stored);
+        self.look_at_era(learner);
         self.start_readers(learner, stored);
         self.note(|| format!("learner {learner} starts at {stored}"));
         self.observe(learner);
@@ -120,16 +127,23 @@ impl World<'_> {
     }
 
     /// Requests votes from every acceptor, and values from a single acceptor, from the first unlearned slot on.
-    fn observe(&mut self, learner: usize) {
+    pub(crate) fn observe(&mut self, learner: usize) {
         let process = &self.learners[learner];
         let Some(core) = &process.core else { return };
         let (from, feed) = (self.tamper_with_cursor(learner, core.next()), process.feed);
         let this = Node::Learner(learner);
+        let (run, era) = (process.run, core.electorate().era());
+        let members = self.members_of(learner);
         // Each acceptor shows the runs before the stream opens.
-        for acceptor in 0..self.acceptors.len() {
+        for &acceptor in &members {
             self.introduce_to_learner(learner, acceptor);
+            let process = &self.learners[learner];
+            let core = process.core.as_ref();
+            if process.run != run || core.is_none_or(|core| core.electorate().era() != era) {
+                return;
+            }
         }
-        for acceptor in 0..self.acceptors.len() {
+        for acceptor in members {
             self.send(
                 this,
                 Node::Acceptor(acceptor),
@@ -141,7 +155,7 @@ impl World<'_> {
 
     /// A learner without progress requests everything again, from a randomly drawn feed.
     pub(crate) fn stall_check(&mut self, learner: usize, run: u64) {
-        let feed = self.rng.random_range(0..self.acceptors.len());
+        let feed = self.some_feed(learner);
         let process = &mut self.learners[learner];
         if process.run != run {
             return;
@@ -206,8 +220,15 @@ impl World<'_> {
             return;
         }
         let take = self.rng.random_range(1..=4);
+        if self.adopts_chosen(learner, &message) {
+            return;
+        }
+        if let Message::Votes(votes) = &mut message {
+            self.tamper_with_earlier_votes(learner, votes);
+        }
         let process = &mut self.learners[learner];
         let Some(core) = &mut process.core else { return };
+        let era = core.electorate().era();
         // The window is larger than any log of a run, so the core always takes all votes and rows.
         match message {
             Message::Votes(votes) => {
@@ -238,7 +259,9 @@ impl World<'_> {
             | Message::Propose { .. }
             | Message::Cancel { .. }
             | Message::Outcome { .. }
-            | Message::Fill(_) => panic!("not for a learner: {message:?}"),
+            | Message::Fill(_)
+            | Message::Form(..)
+            | Message::Formed(_) => panic!("not for a learner: {message:?}"),
         }
         let mut count = 0;
         loop {
@@ -260,6 +283,11 @@ impl World<'_> {
         }
         if count > 0 {
             let (run, applied_to) = (process.run, core.next());
+            if core.electorate().era() > era {
+                // A change is adopted before the reads hear that it is applied.
+                self.learner_adopted(learner);
+            }
+            self.look_at_era(learner);
             self.tell_readers(learner, ReadEvent::Applied(applied_to));
             self.plan_within(20 * MILLISECOND, Happening::Stored { learner, run, count });
         }
@@ -270,6 +298,7 @@ impl World<'_> {
         let process = &mut self.learners[learner];
         if process.run == run && process.core.is_some() {
             process.stored = process.stored.plus(count as u64);
+            process.stored_electorate = process.core.as_ref().map(|core| core.electorate().clone());
         }
     }
 }

@@ -12,6 +12,9 @@ pub(crate) enum Happened {
     StepsDown(usize, Notice),
     /// A client's command was answered as chosen.
     Answered,
+    /// A change of members is done, or refused.
+    Changed,
+    ChangeRefused,
 }
 
 impl Happened {
@@ -19,14 +22,18 @@ impl Happened {
     pub(crate) fn campaigner(&self) -> Option<usize> {
         match self {
             Self::Campaigns(proposer, _) => Some(*proposer),
-            Self::Leads(_) | Self::StepsDown(..) | Self::Answered => None,
+            Self::Leads(_) | Self::StepsDown(..) | Self::Answered | Self::Changed | Self::ChangeRefused => {
+                None
+            }
         }
     }
 
     pub(crate) fn is_challenge(&self) -> bool {
         let notice = match self {
             Self::Campaigns(_, notice) => notice,
-            Self::Leads(_) | Self::StepsDown(..) | Self::Answered => return false,
+            Self::Leads(_) | Self::StepsDown(..) | Self::Answered | Self::Changed | Self::ChangeRefused => {
+                return false;
+            }
         };
         matches!(
             notice,
@@ -47,6 +54,14 @@ impl Log {
     pub(crate) fn first(&self, from: Time, is: impl Fn(&Happened) -> bool) -> Option<Time> {
         let found = self.0.iter().find(|(at, happened)| *at >= from && is(happened));
         found.map(|(at, _)| *at)
+    }
+
+    /// The longest time between two neighbouring matching events at or after `from`.
+    pub(crate) fn longest_gap(&self, from: Time, is: impl Fn(&Happened) -> bool) -> Time {
+        let matching = self.0.iter().filter(|(at, happened)| *at >= from && is(happened));
+        let times: Vec<Time> = matching.map(|(at, _)| *at).collect();
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().unwrap_or(Time::MAX)
     }
 
     /// Number of matching events at or after `from` and before `to`.

@@ -3,19 +3,25 @@
 //! A heap holds all happenings, ordered by simulated time and then by the order of planning. Nothing else decides the
 //! next step, so a seed is a schedule. The invariants see every step, and panic when broken. A run has two parts:
 //! faults for some simulated seconds, then a healed network with required progress.
+//!
+//! In a third of the runs, an operator asks for one to three changes of members, among five machines: members are replaced, added
+//! and removed, and the quorums change. At the end, every process works with the latest configuration.
 
 mod acceptors;
 mod answers;
 mod asking;
 mod bugs;
 mod calls;
+mod changes;
 mod clients;
 mod clock;
 mod decide;
+mod discovery;
 mod disk_faults;
 mod disks;
 mod effects;
 mod faults;
+mod forms;
 mod groups;
 mod happenings;
 mod hearing;
@@ -24,6 +30,7 @@ mod inquiries;
 mod introductions;
 mod knobs;
 mod known;
+mod learner_eras;
 mod learners;
 mod log;
 mod network;
@@ -42,6 +49,7 @@ mod streams;
     reason = "a bug concerns a few messages, and leaves the others alone"
 )]
 mod tamper;
+mod tamper_changes;
 #[allow(
     clippy::wildcard_enum_match_arm,
     reason = "a bug concerns a few events, and leaves the others alone"

@@ -14,6 +14,7 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
+    forms::{FormStep, Formed},
     knobs::{MILLISECOND, NetworkKnobs},
     statistics::Counted,
     world::{Happening, Time, World},
@@ -85,6 +86,9 @@ pub(crate) enum Message {
         outcome: ProposalOutcome,
     },
     Fill(Slot),
+    // Proposer to acceptor, and back: a call about the configuration, numbered by the driver.
+    Form(u64, FormStep),
+    Formed(Formed),
 }
 
 impl Message {

@@ -16,7 +16,6 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
-    acceptors::Lost,
     calls::Caller,
     clock::Clock,
     introductions::Introductions,
@@ -127,10 +126,12 @@ impl World<'_> {
         process.asking.clear();
         process.asking_again.clear();
         process.stopped_at = None;
+        let configuration = self.found_configuration();
+        let process = &mut self.proposers[proposer];
         process.core = Some(Proposer::new(
             id,
             Arc::from(format!("proposer {proposer}")),
-            Arc::new(self.configuration.clone()),
+            configuration,
             Settings {
                 leader_timeout: LEADER_TIMEOUT,
                 limits: self.knobs.limits.clone(),
@@ -192,6 +193,9 @@ impl World<'_> {
             Node::Acceptor(acceptor) => acceptor,
             Node::Proposer(_) | Node::Learner(_) | Node::Clients => usize::MAX,
         };
+        if self.is_of_earlier_link(proposer, &message) {
+            return;
+        }
         let event = match message {
             Message::Page(ballot, scan, page, remembers) => {
                 if page.last || scan.is_some_and(|scan| page.next >= scan.to) {
@@ -202,8 +206,7 @@ impl World<'_> {
                     self.handle(proposer, Event::Remembered { acceptor, remembers });
                 }
                 let process = &self.proposers[proposer];
-                let counts =
-                    process.open.contains(&acceptor) && self.acceptors[acceptor].lost != Some(Lost::WentBack);
+                let counts = process.open.contains(&acceptor) && self.acceptors[acceptor].counts_at(ballot);
                 if counts && process.doing() == Doing::Campaigning(ballot) {
                     self.invariants.takeovers.page(ballot, acceptor, &page);
                 }
@@ -307,7 +310,9 @@ impl World<'_> {
             | Message::Votes(_)
             | Message::Rows(..)
             | Message::Tail(_)
-            | Message::Tailed(..) => panic!("not for a proposer: {message:?}"),
+            | Message::Tailed(..)
+            | Message::Form(..)
+            | Message::Formed(_) => panic!("not for a proposer: {message:?}"),
         };
         self.handle(proposer, event);
     }
@@ -315,7 +320,9 @@ impl World<'_> {
     /// Hands an event to the core, and carries out the effects.
     pub(crate) fn handle(&mut self, proposer: usize, event: Event) {
         self.note_known(proposer, &event);
-        let event = self.tamper_with_event(proposer, event);
+        self.tamper_with_force(proposer, &event);
+        let mut event = self.tamper_with_event(proposer, event);
+        self.tamper_with_eras(&mut event);
         let process = &mut self.proposers[proposer];
         let before = process.doing();
         let Some(core) = &mut process.core else { return };
@@ -365,6 +372,8 @@ impl World<'_> {
         if let Some(Phase::Leading(lead)) = process.core.as_ref().map(Proposer::phase) {
             chosen_to = lead.chosen_to();
             Watermarks::claimed(&self.invariants.chosen, "a leader", chosen_to);
+            let era = lead.ballot().era();
+            self.invariants.eras.claimed("a leader", era, chosen_to);
         }
         if after == before {
             return;
@@ -376,7 +385,11 @@ impl World<'_> {
                 self.note(|| format!("proposer {proposer} campaigns at {ballot}"));
             }
             Doing::Leading(ballot) => {
-                let (taken_over, empty) = self.invariants.takeovers.won(ballot, chosen_to);
+                let (taken_over, empty) =
+                    self.invariants
+                        .takeovers
+                        .won(&self.invariants.eras, ballot, chosen_to);
+                self.invariants.eras.leads(ballot.era());
                 self.statistics.count(Counted::Reigns);
                 self.statistics.add(Counted::SlotsTakenOver, taken_over);
                 self.statistics.add(Counted::SlotsTakenOverEmpty, empty);

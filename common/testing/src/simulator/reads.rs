@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{
+    learner::Learner,
+    quorum::Electorate,
     reading::{ReadEffect, ReadEvent, ReadId, Reading, Tail},
     slot::Slot,
 };
@@ -18,6 +20,7 @@ use super::{
     statistics::Counted,
     world::{Happening, Time, World, micros, uuid},
 };
+use crate::bug::Bug;
 
 /// Limit of readers arriving at a learner at the same time.
 const TOGETHER_MAX: u64 = 3;
@@ -48,8 +51,10 @@ impl World<'_> {
         let clock = self.rng.random_range(80..=125);
         let kept = usize::try_from(stored.get()).expect("few slots");
         self.invariants.reads.restarted(learner, kept);
+        let core = self.learners[learner].core.as_ref();
+        let electorate = core.map_or(&self.electorate, Learner::electorate).clone();
         self.learners[learner].readers = Some(Readers {
-            core: Reading::new(self.electorate.clone(), stored, nonce),
+            core: Reading::new(electorate, stored, nonce),
             asked: 0,
             waiting: BTreeMap::new(),
             clock,
@@ -147,18 +152,35 @@ impl World<'_> {
 
     /// Hands an event to the core for reads, and carries out the effects.
     pub(crate) fn tell_readers(&mut self, learner: usize, event: ReadEvent) {
+        if let Some(readers) = &mut self.learners[learner].readers {
+            readers.core.handle(event);
+            self.carry_out_reads(learner, matches!(event, ReadEvent::Fired(_)));
+        }
+    }
+
+    /// The reads follow the era of the learner.
+    pub(crate) fn readers_adopt(&mut self, learner: usize, electorate: &Electorate) {
+        let keeps_round = self.tampering.has(Bug::ReadKeepsItsRound);
+        if let Some(readers) = &mut self.learners[learner].readers
+            && (!keeps_round || readers.core.is_bounded())
+        {
+            readers.core.adopt(electorate);
+            self.carry_out_reads(learner, false);
+        }
+    }
+
+    fn carry_out_reads(&mut self, learner: usize, has_fired: bool) {
         let this = Node::Learner(learner);
         let process = &mut self.learners[learner];
         let Some(readers) = &mut process.readers else {
             return;
         };
         let (run, clock) = (process.run, readers.clock);
-        readers.core.handle(event);
         for effect in readers.core.take_effects() {
             match effect {
                 ReadEffect::Ask { nonce, acceptors } => {
                     self.tamper_with_round(learner, nonce);
-                    if matches!(event, ReadEvent::Fired(_)) {
+                    if has_fired {
                         self.mark_waiting(learner, |waiting| waiting.retried = true);
                     }
                     for acceptor in acceptors {
@@ -196,7 +218,7 @@ impl World<'_> {
     /// A learner finds that acceptors have lost votes, and ends. Only rolled-back disks lose votes.
     fn votes_are_missed(&mut self, learner: usize, bound: Slot, applied_to: Slot) {
         assert!(
-            self.acceptors.iter().any(|acceptor| acceptor.lost.is_some()),
+            self.acceptors.iter().any(|acceptor| acceptor.went_back),
             "learner {learner} misses votes from {bound} on, had applied all below {applied_to}, and no disk lost any"
         );
         self.note(|| format!("learner {learner} misses votes from {bound} on"));

@@ -59,6 +59,11 @@ impl World<'_> {
                 continue;
             };
             let leads_at = lead.ballot();
+            // The era of this leader may be over.
+            if leads_at.era() < ballot.era() {
+                continue;
+            }
+            let eras = &self.invariants.eras;
             let heard_by = self.acceptors.iter().enumerate().filter(|(place, process)| {
                 let hearing = process.hearing;
                 let is_open = self.streams.all.iter().any(|(&id, stream)| {
@@ -77,6 +82,7 @@ impl World<'_> {
                     core.promised() <= leads_at && core.promised().admits_jump_to(leads_at)
                 });
                 hearing.ballot == leads_at
+                    && eras.includes(leads_at.era(), *place)
                     && is_open
                     && takes_it
                     && process.lost.is_none()
@@ -85,7 +91,7 @@ impl World<'_> {
             });
             let heard_by = heard_by.count();
             assert!(
-                heard_by < self.knobs.quorums.phase2() || leads_at > *ballot,
+                heard_by < eras.phase2(leads_at.era()) || leads_at > *ballot,
                 "proposer {proposer} campaigns at {ballot} because the leader is gone, and proposer {other} leads at \
                  {leads_at} and is heard by {heard_by}"
             );

@@ -8,6 +8,7 @@ use paxos_common::paxos::{
 };
 
 use super::{
+    forms::FormStep,
     hearing::is_heartbeat,
     network::{Message, Node},
     world::{Happening, Time, World},
@@ -41,6 +42,14 @@ impl World<'_> {
         }
         if let (Message::Ask(number), Node::Proposer(proposer)) = (&message, from) {
             self.reported_to(acceptor, proposer, *number);
+            return;
+        }
+        if let Message::Form(number, FormStep::Look) = message {
+            self.answer_form(acceptor, from, number);
+            return;
+        }
+        let is_step = matches!(message, Message::Form(..));
+        if self.acceptors[acceptor].is_blank() && !is_step {
             return;
         }
         if let Message::Recall(question) = message {

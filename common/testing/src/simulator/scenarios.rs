@@ -8,6 +8,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
     Transcript,
+    changes::Operator,
     knobs::{Knobs, MILLISECOND, NetworkKnobs},
     log::{Happened, Log},
     network::Node,
@@ -37,6 +38,8 @@ pub struct Scenario {
     /// Differences from the usual knobs.
     change: fn(&mut Knobs),
     script: &'static [Step],
+    /// The script changes the members.
+    changes: bool,
     /// Planted bugs found by this scenario.
     pub finds: &'static [Bug],
     /// The scenario names no particular acceptor.
@@ -62,6 +65,7 @@ impl Scenario {
         (self.change)(&mut knobs);
         let mut world = World::with(StdRng::seed_from_u64(seed), knobs, bug, transcript);
         world.script = self.script.to_vec();
+        world.changes = self.changes.then(Operator::idle);
         world.start();
         for proposer in 1..self.proposers {
             world.stand_still(Node::Proposer(proposer), SECOND);
@@ -165,6 +169,15 @@ fn answers_within(log: &Log, after: Time, within: Time) -> Result<(), String> {
     let took = first.map(|at| at - BEGIN - after);
     expect(took.is_some_and(|took| took <= within), || {
         format!("the first command after {took:?} µs, and not within {within}")
+    })
+}
+
+/// A change of members is done within a time.
+fn changed_within(log: &Log, within: Time) -> Result<(), String> {
+    let done = log.first(BEGIN, |happened| *happened == Happened::Changed);
+    let took = done.map(|at| at - BEGIN);
+    expect(took.is_some_and(|took| took <= within), || {
+        format!("the change is done after {took:?} µs, and not within {within}")
     })
 }
 

@@ -91,10 +91,23 @@ pub enum Counted {
     TrimsDone,
     TurnedAwayForSpace,
     UploadsLost,
+    AcceptorsCame,
+    ChangesAsked,
+    ChangesDone,
+    ChangesRefused,
+    ChangesUnknown,
+    DisksEmptied,
+    ErasBegun,
+    LearnersAdopted,
+    ProposersAdopted,
+    SnapshotsBrought,
+    FaultsOfChanges,
+    AcceptorsJoined,
+    AcceptorsInstalled,
 }
 
 impl Counted {
-    pub const ALL: [Self; 85] = [
+    pub const ALL: [Self; 98] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AcceptorsStopped,
@@ -180,6 +193,19 @@ impl Counted {
         Self::TrimsDone,
         Self::TurnedAwayForSpace,
         Self::UploadsLost,
+        Self::AcceptorsCame,
+        Self::ChangesAsked,
+        Self::ChangesDone,
+        Self::ChangesRefused,
+        Self::ChangesUnknown,
+        Self::DisksEmptied,
+        Self::ErasBegun,
+        Self::LearnersAdopted,
+        Self::ProposersAdopted,
+        Self::SnapshotsBrought,
+        Self::FaultsOfChanges,
+        Self::AcceptorsJoined,
+        Self::AcceptorsInstalled,
     ];
 }
 

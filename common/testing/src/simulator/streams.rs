@@ -293,10 +293,15 @@ impl World<'_> {
                 let Some((acceptor_run, commit_counter)) = stamp else {
                     return;
                 };
-                if process.introduced.get(&acceptor) != Some(&acceptor_run) {
+                match process.introduced.get(&acceptor) {
+                    Some(introduced) if *introduced == acceptor_run => {}
                     // The acceptor has restarted since showing its runs.
-                    self.break_stream(id);
-                    return;
+                    Some(_) => {
+                        self.break_stream(id);
+                        return;
+                    }
+                    // The link is being opened again, in a later era.
+                    None => return,
                 }
                 self.note(|| format!("acceptor {acceptor} → proposer {proposer}: {message:?}"));
                 self.tampering

@@ -21,6 +21,7 @@ use super::{
     disks::Disk,
     invariants::commands,
     network::{Kind, Message, Node},
+    tamper_changes::ChangeScratch,
     tamper_patience::Scratch,
     world::{Happening, Time, World, uuid},
 };
@@ -30,8 +31,8 @@ use crate::bug::Bug;
 #[derive(Default)]
 pub(crate) struct Tampering {
     bug: Option<Bug>,
-    /// For failure detection.
     pub(crate) patience: Scratch,
+    pub(crate) of_changes: ChangeScratch,
     /// Highest watermark sent to each acceptor.
     claimed: BTreeMap<usize, Slot>,
     /// Acceptors waiting for a reader.
@@ -80,8 +81,8 @@ impl Tampering {
         counter: CommitCounter,
     ) {
         if self.has(Bug::UntrustedIsHeard) {
-            let heard = self.untrusted.entry(proposer).or_default();
-            heard.hear(uuid(acceptor), run, counter);
+            let heard = self.untrusted.entry(proposer);
+            heard.or_default().hear(uuid(acceptor), run, counter);
         }
     }
 
@@ -306,8 +307,8 @@ impl World<'_> {
                 ..
             } => {
                 if self.tampering.has(Bug::LeaderCountsVotesOfOtherBallots) {
-                    let rows = self.tampering.reported.entry((*ballot, *acceptor)).or_default();
-                    rows.extend(page.rows.iter().map(|row| row.slot));
+                    let rows = self.tampering.reported.entry((*ballot, *acceptor));
+                    rows.or_default().extend(page.rows.iter().map(|row| row.slot));
                 }
                 if self.tampering.has(Bug::CampaignFromDamagedRow) {
                     page.known_to = page.chosen_to;
@@ -475,8 +476,7 @@ impl World<'_> {
 impl World<'_> {
     /// The first slot requested by a learner.
     pub(crate) fn tamper_with_cursor(&self, learner: usize, next: Slot) -> Slot {
-        let seen_to = self.tampering.seen_to.get(&learner).copied();
-        next.max(seen_to.unwrap_or_default())
+        next.max(self.tampering.seen_to.get(&learner).copied().unwrap_or_default())
     }
 
     /// Notes the round of questions begun by a learner.
@@ -489,8 +489,8 @@ impl World<'_> {
     /// An acceptor's tail as handed to the core: sending acceptors, each with the answered nonce.
     pub(crate) fn tamper_with_tail(&self, learner: usize, acceptor: usize, nonce: u64) -> Vec<(usize, u64)> {
         if self.tampering.has(Bug::ReadReusesEarlierRound) {
-            let latest = self.tampering.nonces.get(&learner).copied();
-            vec![(acceptor, latest.unwrap_or(nonce))]
+            let latest = self.tampering.nonces.get(&learner);
+            vec![(acceptor, latest.copied().unwrap_or(nonce))]
         } else if self.tampering.has(Bug::ReadCountsReplies) {
             vec![(acceptor, nonce), ((acceptor + 1) % self.acceptors.len(), nonce)]
         } else {

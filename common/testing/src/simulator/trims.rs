@@ -7,6 +7,8 @@
 use paxos_common::paxos::{
     acceptor::{Acceptor, Group},
     learner::Learner,
+    proposer::Event,
+    quorum::Electorate,
     slot::Slot,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -16,7 +18,7 @@ use super::{
     knobs::{Knobs, MILLISECOND},
     sessions::State,
     statistics::Counted,
-    world::{Happening, World},
+    world::{Happening, World, uuid},
 };
 use crate::bug::Bug;
 
@@ -52,6 +54,12 @@ pub(crate) fn trim(core: &Acceptor, disk: &Disk, group: &mut Group, is_full: boo
     }
 }
 
+/// The electorate of the later era.
+fn latest(one: Option<Electorate>, other: Option<Electorate>) -> Option<Electorate> {
+    let both = one.into_iter().chain(other);
+    both.max_by_key(Electorate::era)
+}
+
 impl World<'_> {
     /// A random delay of trims, up to `most` milliseconds.
     fn trims_delay(&mut self, most: u64) -> u64 {
@@ -69,6 +77,12 @@ impl World<'_> {
             return;
         }
         for acceptor in 0..self.acceptors.len() {
+            self.start_trims_of(acceptor);
+        }
+    }
+
+    pub(crate) fn start_trims_of(&mut self, acceptor: usize) {
+        if self.trims.is_some() {
             let at = self.now + self.trims_delay(400);
             self.plan(at, Happening::SnapshotDue { acceptor });
         }
@@ -96,16 +110,64 @@ impl World<'_> {
         // Behind its leader, an acceptor takes any snapshot above its own watermark.
         let is_wanted = to >= newest.plus(step) || (core.known_to() < to && to > newest);
         let is_full = process.full_until > self.now && !takes_full;
-        if process.incoming.is_some() || !is_wanted || to > core.trim_cap() || is_full {
+        let is_attached = giver.electorate().includes(uuid(acceptor));
+        if process.incoming.is_some() || !is_wanted || to > core.trim_cap() || is_full || !is_attached {
             return;
         }
         process.incoming = Some(Snapshot {
             to,
             state: learner.state.clone(),
+            electorate: giver.electorate().clone(),
         });
         let run = process.run;
         let at = self.now + self.trims_delay(200);
         self.plan(at, Happening::UploadEnds { acceptor, run });
+    }
+
+    /// The upload of a snapshot to a joiner has ended.
+    pub(crate) fn snapshot_brought(&mut self, proposer: usize, run: u64, joiner: usize) {
+        if self.proposers[proposer].run == run {
+            self.handle(proposer, Event::SnapshotBrought(uuid(joiner)));
+        }
+    }
+
+    /// A joiner is brought the snapshot that an acceptor's log stands on.
+    pub(crate) fn bring_snapshot(&mut self, proposer: usize, joiner: usize, source: usize) {
+        self.note(|| {
+            format!("proposer {proposer} brings acceptor {joiner} the snapshot of acceptor {source}")
+        });
+        let run = self.proposers[proposer].run;
+        let brought = Happening::SnapshotBrought {
+            proposer,
+            run,
+            joiner,
+        };
+        self.plan_within(400 * MILLISECOND, brought);
+        if self.trims.is_none() {
+            return;
+        }
+        let at = self.now + self.trims_delay(200);
+        let bottom = self.acceptors[source].disk.bottom.clone();
+        let bottom = bottom.filter(|_| self.acceptors[source].is_up());
+        let process = &mut self.acceptors[joiner];
+        let (Some(core), Some(snapshot)) = (&process.core, bottom) else {
+            return;
+        };
+        let waiting = process.disk.waiting.as_ref().map(|waiting| waiting.to);
+        let newest = process.disk.trimmed_to.max(waiting.unwrap_or_default());
+        if process.incoming.is_some() || snapshot.to > core.trim_cap() || snapshot.to <= newest {
+            return;
+        }
+        self.statistics.count(Counted::SnapshotsBrought);
+        process.incoming = Some(snapshot);
+        let run = process.run;
+        self.plan(
+            at,
+            Happening::UploadEnds {
+                acceptor: joiner,
+                run,
+            },
+        );
     }
 
     /// A whole snapshot is recorded as waiting. A broken upload leaves nothing.
@@ -167,15 +229,13 @@ impl World<'_> {
             to <= self.invariants.chosen.prefix(),
             "acceptor {acceptor} trims to {to}, and not all slots below are chosen"
         );
+        let latest = self.invariants.eras.latest();
         for slot in Slot::ZERO.to(to) {
             let chosen_at = self.invariants.chosen.ballot(slot).expect("below the prefix");
-            let covers = |disk: &Disk| {
-                let has_row = || disk.rows.get(&slot).is_some_and(|(held, _)| *held >= chosen_at);
-                slot < disk.trimmed_to || has_row()
-            };
-            let covering = self.acceptors.iter().filter(|process| covers(&process.disk));
+            let members = latest.members().keys().map(|&member| self.place(member));
+            let covering = members.filter(|&member| self.acceptors[member].covers(slot, chosen_at));
             assert!(
-                covering.count() >= self.knobs.quorums.phase2(),
+                covering.count() >= latest.quorums().phase2(),
                 "no phase-2 quorum covers slot {slot} after acceptor {acceptor} trims to {to}"
             );
         }
@@ -228,7 +288,8 @@ impl World<'_> {
     /// The acceptor with the lowest first slot above a learner's position.
     fn source(&self, learner: usize) -> Option<usize> {
         let position = self.learners[learner].core.as_ref().map(Learner::learned_to)?;
-        let acceptors = self.acceptors.iter().enumerate();
+        let members = self.members_of(learner).into_iter();
+        let acceptors = members.map(|member| (member, &self.acceptors[member]));
         let above = acceptors.filter(|(_, process)| process.is_up() && process.disk.trimmed_to > position);
         let lowest = above.min_by_key(|(_, process)| process.disk.trimmed_to);
         lowest.map(|(acceptor, _)| acceptor)
@@ -260,7 +321,11 @@ impl World<'_> {
         self.statistics.count(Counted::SnapshotsInstalled);
         self.note(|| format!("learner {learner} installs the snapshot of acceptor {acceptor}, to {to}"));
         self.crash_learner(learner);
-        self.learners[learner].stored = to;
+        let bottom = self.acceptors[acceptor].disk.bottom.as_ref();
+        let electorate = bottom.map(|bottom| bottom.electorate.clone());
+        let process = &mut self.learners[learner];
+        process.stored = to;
+        process.stored_electorate = latest(process.stored_electorate.take(), electorate);
         self.start_learner(learner);
         if self.healed_at.is_some() {
             self.expect_reads_again(learner);

@@ -17,6 +17,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use super::{
     Run, Transcript,
     acceptors::AcceptorProcess,
+    changes::{self, Operator},
     clients::Clients,
     happenings,
     invariants::{Invariants, progress::LEADER_TIMEOUTS_MAX},
@@ -77,6 +78,8 @@ pub(crate) struct World<'a> {
     pub(crate) knobs: Knobs,
     /// Draws about trims; `None` if no acceptor trims.
     pub(crate) trims: Option<StdRng>,
+    /// The operator who changes the members; `None` if the members stay.
+    pub(crate) changes: Option<Operator>,
     pub(crate) healed_at: Option<Time>,
     /// Additional leader timeouts for a learner to read the log again, counted from the end of the faults.
     timeouts_for_log: Time,
@@ -99,10 +102,12 @@ pub(crate) struct World<'a> {
 impl<'a> World<'a> {
     pub(crate) fn new(seed: u64, bug: Option<Bug>, transcript: &'a mut Transcript) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let knobs = Knobs::draw(&mut rng);
+        let mut knobs = Knobs::draw(&mut rng);
         let trims = trims::draw(seed, &knobs, bug);
+        let changes = changes::draw(seed, bug, &mut knobs);
         Self {
             trims,
+            changes,
             ..Self::with(rng, knobs, bug, transcript)
         }
     }
@@ -124,8 +129,10 @@ impl<'a> World<'a> {
             transcript,
             rng,
             trims: None,
+            changes: None,
             healed_at: None,
             timeouts_for_log: 0,
+            invariants: Invariants::new(&configuration, knobs.learners),
             electorate: configuration.electorate(),
             configuration,
             network: Network::new(knobs.network.clone()),
@@ -136,7 +143,6 @@ impl<'a> World<'a> {
             proposers: Vec::new(),
             learners: Vec::new(),
             clients: Clients::default(),
-            invariants: Invariants::new(quorums, knobs.learners),
             statistics: Statistics::default(),
             tampering: Tampering::with(bug),
             knobs,
@@ -155,7 +161,7 @@ impl<'a> World<'a> {
                     .progress
                     .is_made(&self.invariants.chosen, &self.invariants.learners);
                 self.statistics.healed_in = self.now - healed_at;
-                if made {
+                if made && self.has_switched() {
                     break;
                 }
                 let timeouts = Time::from(LEADER_TIMEOUTS_MAX) + self.timeouts_for_log;
@@ -168,6 +174,9 @@ impl<'a> World<'a> {
             }
             (self.now, &next.happening).hash(&mut self.trace);
             self.happen(next.happening);
+        }
+        if self.changes.is_some() {
+            self.compare_states();
         }
         self.statistics
             .add(Counted::SlotsChosen, self.invariants.chosen.count());
@@ -217,6 +226,7 @@ impl<'a> World<'a> {
             self.plan(self.now, Happening::ClientDue { client });
         }
         self.start_trims();
+        self.start_operator();
     }
 
     /// Takes the happenings before `end`.
@@ -348,11 +358,25 @@ impl<'a> World<'a> {
             Happening::FaultDue => self.fault_due(),
             Happening::Restart(node) => self.restart(node),
             Happening::Healed => self.heal(),
+            Happening::FormOverdue {
+                acceptor,
+                proposer,
+                run,
+                number,
+            } => self.form_overdue((acceptor, proposer), run, number),
+            Happening::OperatorDue => self.operator_due(),
+            Happening::FaultOfChange { proposer } => self.fault_of_change(proposer),
+            Happening::SnapshotBrought {
+                proposer,
+                run,
+                joiner,
+            } => self.snapshot_brought(proposer, run, joiner),
         }
     }
 
     fn deliver(&mut self, from: Node, to: Node, message: Message, stamp: Option<(RunNumber, CommitCounter)>) {
-        if self.is_of_another_life(from, to, stamp) {
+        let opens_link = matches!(message, Message::Form(..) | Message::Formed(_));
+        if self.is_of_earlier_run(from, stamp) || (!opens_link && self.is_of_another_life(from, to, stamp)) {
             return;
         }
         self.note(|| format!("{from:?} → {to:?}: {message:?}"));
@@ -360,6 +384,9 @@ impl<'a> World<'a> {
             // Such answers also come from acceptors not introduced yet.
             (Node::Acceptor(other), Node::Proposer(proposer), Message::Recalled(question, remembers)) => {
                 return self.recalled(proposer, other, question, remembers);
+            }
+            (Node::Acceptor(acceptor), Node::Proposer(proposer), Message::Formed(formed)) => {
+                return self.formed(acceptor, proposer, formed);
             }
             (_, _, message) => message,
         };
@@ -395,6 +422,7 @@ impl<'a> World<'a> {
         self.network.knobs = NetworkKnobs::CALM;
         self.network.cuts.clear();
         self.mend_disks();
+        self.correct_lists();
         self.end_faults();
         self.expect_reads();
         self.invariants.progress.healed();

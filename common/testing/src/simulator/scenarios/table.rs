@@ -17,13 +17,13 @@ const PLAIN: Scenario = Scenario {
     change: |_| (),
     script: &[],
     finds: &[],
+    changes: false,
     for_all_quorums: false,
     lasts: 10 * SECOND,
     check: nothing_changes,
 };
 
-/// Limit of the time to replace a dead leader: the streams must have ended for L / 8, the random wait is equally long,
-/// and clocks are wrong by a quarter.
+/// Limit of the time to replace a dead leader: L / 8, an equally long random wait, and clocks wrong by a quarter.
 const AFTER_DEATH: Time = 100 * MILLISECOND;
 
 /// Limit of the time to replace a silent leader: L, a random L, and one more report, with clocks wrong by a quarter.
@@ -456,6 +456,45 @@ pub const SCENARIOS: &[Scenario] = &[
             replaced_within(log, 0, AFTER_SILENCE)?;
             leaders_at_most(log, 1)
         },
+        ..PLAIN
+    },
+    Scenario {
+        name: "a member is replaced",
+        changes: true,
+        script: &[Step(0, |world| world.replace(2))],
+        check: |log| {
+            changed_within(log, 2 * SECOND)?;
+            leaders_at_most(log, 1)?;
+            let gap = log.longest_gap(BEGIN, answered);
+            expect(gap <= 300 * MILLISECOND, || format!("no answer for {gap} µs"))
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "a member is replaced while the new acceptor stands still",
+        changes: true,
+        script: &[Step(0, |world| {
+            world.replace(2);
+            world.stop(Node::Acceptor(3), 30 * SECOND);
+        })],
+        lasts: 20 * SECOND,
+        check: |log| {
+            nothing_changes(log)?;
+            let refused = log.first(BEGIN, |happened| *happened == Happened::ChangeRefused);
+            expect(refused.is_some(), || "the change is not given up".to_owned())?;
+            let gap = log.longest_gap(BEGIN, answered);
+            expect(gap <= 300 * MILLISECOND, || format!("no answer for {gap} µs"))
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "the leader dies while a member is replaced",
+        changes: true,
+        script: &[
+            Step(0, |world| world.replace(2)),
+            Step(300 * MILLISECOND, |world| world.crash_proposer(0)),
+        ],
+        check: |log| replaced_within(log, 300 * MILLISECOND, AFTER_SILENCE),
         ..PLAIN
     },
 ];
