@@ -285,7 +285,7 @@ async fn acceptor_of_another_cluster_is_refused_and_a_wrong_list_is_a_hint() {
         }
     }
     let leader = cluster.leader().await;
-    let channel = connect_lazy(&cluster.proposers[leader].address);
+    let channel = channel(&cluster.proposers[leader].address);
     until("the leader reaches all members", async || {
         let mut client = ProposerClient::new(channel.clone());
         let status = client.status(pb::ProposerStatusRequest {}).await.ok()?;
