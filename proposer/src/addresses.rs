@@ -52,7 +52,8 @@ impl AddressBook {
         {
             return;
         }
-        answers.retain(|(earlier, _)| earlier != address);
+        // An acceptor that has moved leaves its earlier address to others.
+        answers.retain(|(earlier, found)| earlier != address && *found != acceptor);
         answers.push((address.clone(), acceptor));
         if answers.len() > ANSWERS_MAX {
             answers.remove(0);
@@ -146,13 +147,13 @@ mod tests {
         assert_eq!(hosts(&book, 1, "http://x:1"), ["b", "x", "c"]);
         // Both have moved.
         book.answered(&address("b"), uuid(2));
-        assert_eq!(hosts(&book, 1, "http://x:1"), ["x", "c"]);
+        assert_eq!(hosts(&book, 1, "http://x:1"), ["x", "a", "c"]);
         assert_eq!(hosts(&book, 2, "http://y:1"), ["b", "y", "a", "c"]);
         book.answered(&address("x"), uuid(1));
         book.answered(&address("b"), uuid(1));
         assert_eq!(
             hosts(&book, 1, "http://x:1"),
-            ["b", "x", "c"],
+            ["b", "x", "a", "c"],
             "the latest answer"
         );
     }

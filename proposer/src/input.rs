@@ -35,7 +35,7 @@ pub(crate) enum LinkReport {
     /// Report of an acceptor, with the acceptor's commit at that time.
     Reported(Stamp, Event),
     /// An acceptor has shown its runs, and the link is open. `None`: too few other acceptors reported tables.
-    Introduced(Event, Option<OpenLink>),
+    Introduced(Event, Option<Box<OpenLink>>),
     /// The link broke.
     Closed,
 }

@@ -255,7 +255,7 @@ async fn serve(
         run,
         reopen: reopen.clone(),
     };
-    let opened = LinkReport::Introduced(introduced, Some(open));
+    let opened = LinkReport::Introduced(introduced, Some(Box::new(open)));
     if context.inputs.send(Input::Link(id, opened)).await.is_err() {
         return Ok(());
     }

@@ -10,8 +10,9 @@
 //! formed: the shared acceptor stores a single configuration. Both proposers may get stuck before any vote.
 //!
 //! The given addresses are hints once a cluster is formed: the members may have changed since. The caller takes the
-//! latest configuration reported by a formed acceptor, whether or not the addresses are those of its members. Such a caller
-//! may be ordered to work with one cluster alone ([`Forming::of_cluster`]): it forms no cluster.
+//! latest configuration reported by a formed acceptor, whether or not the addresses are those of its members. A caller may be
+//! ordered to work with one cluster alone ([`Forming::of_cluster`]): it forms no cluster. Without this order, a list of
+//! another length than the members of the first era is refused: it may be of another cluster.
 //!
 //! A restore ([`Restoring`](restoring::Restoring)) makes blank acceptors a cluster that begins with a backup. Proposers
 //! begin no such cluster, and refuse to make another cluster of acceptors that hold a backup. A restore that ended after an
@@ -21,6 +22,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     acceptor::{Membership, Seed},
+    era::Era,
     identity::{AcceptorUuid, ClusterId},
     quorum::{Configuration, InvalidConfiguration, majority},
 };
@@ -189,13 +191,20 @@ impl Forming {
     pub fn next(&self) -> Result<FormAction, FormConflict> {
         let stored = self.stored()?;
         match stored {
-            Some(stored) if self.is_formed() => Ok(FormAction::Formed {
-                configuration: stored.clone(),
-                complete: self.addresses_where(|membership| {
-                    matches!(membership, Membership::Forming(list) if list.cluster_id() == stored.cluster_id())
-                }),
-                lost: self.addresses_where(|membership| membership.configuration().is_none()),
-            }),
+            Some(stored) if self.is_formed() => {
+                // Members change from era to era only. A list of another length in the first era is an error, perhaps of
+                // another cluster.
+                if self.cluster.is_none() && stored.era() == Era::FIRST {
+                    self.check_count(stored)?;
+                }
+                Ok(FormAction::Formed {
+                    configuration: stored.clone(),
+                    complete: self.addresses_where(|membership| {
+                        matches!(membership, Membership::Forming(list) if list.cluster_id() == stored.cluster_id())
+                    }),
+                    lost: self.addresses_where(|membership| membership.configuration().is_none()),
+                })
+            }
             Some(_) | None if self.cluster.is_some() => Ok(FormAction::Wait(self.addresses.clone())),
             Some(stored) => {
                 self.check_count(stored)?;

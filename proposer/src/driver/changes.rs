@@ -24,9 +24,10 @@ impl Driver {
             self.core.handle(Event::ChangeMembers(request));
             let mut refusal = None;
             for effect in self.core.take_effects() {
-                match effect {
-                    Effect::Change(ChangeStage::Refused(refused)) => refusal = Some(refused),
-                    effect => self.carry_out(effect, inputs, shutdown),
+                if let Effect::Change(ChangeStage::Refused(refused)) = &effect {
+                    refusal = Some(refused.clone());
+                } else {
+                    self.carry_out(effect, inputs, shutdown);
                 }
             }
             let stage = self.core.change_stage().cloned();

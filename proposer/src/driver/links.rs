@@ -148,7 +148,7 @@ impl Driver {
         match report {
             LinkReport::Core(event) => self.core.handle(event),
             LinkReport::Reported(stamp, event) => self.reported(stamp, event),
-            LinkReport::Introduced(event, open) => self.introduced(event, open),
+            LinkReport::Introduced(event, open) => self.introduced(event, open.map(|open| *open)),
             LinkReport::Closed => {
                 self.links.remove(&link.acceptor);
                 self.prepares.end(link.acceptor);

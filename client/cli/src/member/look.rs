@@ -178,7 +178,7 @@ impl MembersLook {
         };
         let outside = answers.iter().filter(|answer| {
             let is_member = configuration.members().contains_key(&answer.uuid);
-            !is_member && !(answer.is_blank() && is_member_place(answer.address))
+            !(is_member || answer.is_blank() && is_member_place(answer.address))
         });
         let outside = outside.map(|answer| SeenAcceptor {
             uuid: answer.uuid,

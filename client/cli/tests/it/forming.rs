@@ -259,6 +259,10 @@ async fn acceptor_of_another_cluster_is_refused_and_a_wrong_list_is_a_hint() {
     assert_eq!(refused.ended().await.code(), Some(78), "{}", refused.log());
     assert!(refused.log().contains(wrong_list), "{}", refused.log());
     cluster.proposers.pop();
+    cluster.add_proposer(&short, &[]);
+    let refused = cluster.proposers.last_mut().unwrap();
+    assert_eq!(refused.ended().await.code(), Some(78), "{}", refused.log());
+    cluster.proposers.pop();
     // A learner learns from the given addresses alone.
     for (urls, text) in [
         (&wrong, wrong_list),
@@ -273,9 +277,9 @@ async fn acceptor_of_another_cluster_is_refused_and_a_wrong_list_is_a_hint() {
         assert_eq!(learner.ended().await.code(), Some(78), "{}", learner.log());
         assert!(learner.log().contains(text), "{}", learner.log());
     }
-    // A proposer finds all members by one address, and names them once. With the cluster's id, strangers are ignored.
+    // With the cluster's id, a proposer finds all members by one address, names them once, and ignores strangers.
     let members = cluster.urls_of(&[0, 1, 2]);
-    cluster.add_proposer(&short, &[]);
+    cluster.add_proposer(&short, &["--cluster", &ours]);
     cluster.add_proposer(&wrong, &["--cluster", &ours]);
     cluster.proposers.remove(0).kill();
     for proposer in &cluster.proposers {

@@ -31,8 +31,6 @@ async fn registers_at_the_limit_refuse_puts_until_registers_are_deleted() {
 
     let append = call(&["propose", "a record"]).await;
     assert!(append.status.success(), "appends go on: {}", stderr(&append));
-    let elect = run(&["elect", "a name", "--acceptors", &urls, "--", "true"]).await;
-    assert!(elect.status.success(), "elections go on: {}", stderr(&elect));
     for key in &keys {
         let delete = call(&["delete", key]).await;
         assert!(delete.status.success(), "{}", stderr(&delete));

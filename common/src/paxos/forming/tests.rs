@@ -194,13 +194,23 @@ fn stored_list_without_an_acceptor_that_answered_is_a_conflict() {
 }
 
 #[test]
-fn a_wrong_number_of_addresses_is_a_conflict_while_the_cluster_forms() {
+fn a_wrong_number_of_addresses_is_a_conflict_unless_the_cluster_is_named_or_has_changed() {
+    let first = list(&[1, 2, 3]);
+    for membership in [
+        Membership::Forming(first.clone()),
+        Membership::Formed(first.clone()),
+    ] {
+        let mut caller = forming(&[1, 2]);
+        caller.report(report(1, membership));
+        assert_eq!(caller.next(), Err(FormConflict::Count { given: 2, members: 3 }));
+    }
+    let mut caller = forming(&[1, 2]).of_cluster(Some(first.cluster_id()));
+    caller.report(report(2, Membership::Formed(first.clone())));
+    assert_eq!(taken(&caller), first);
+    let second = next(&first, &[1, 2, 4]);
     let mut caller = forming(&[1, 2]);
-    caller.report(report(1, Membership::Forming(list(&[1, 2, 3]))));
-    assert_eq!(caller.next(), Err(FormConflict::Count { given: 2, members: 3 }));
-    // The addresses of a formed cluster are hints.
-    caller.report(report(2, Membership::Formed(list(&[1, 2, 3]))));
-    assert_eq!(taken(&caller), list(&[1, 2, 3]));
+    caller.report(report(2, Membership::Formed(second.clone())));
+    assert_eq!(taken(&caller), second);
 }
 
 /// The configuration that the caller goes on with.
@@ -226,7 +236,7 @@ fn latest_configuration_of_the_cluster_is_taken() {
     let second = next(&first, &[1, 2, 4]);
     let third = next(&second, &[1, 4, 5]);
     // Acceptor 3 was removed, acceptor 2 has not heard of the third era, and acceptor 6 was never a member.
-    let mut caller = forming(&[2, 3, 4, 6]);
+    let mut caller = forming(&[2, 3, 4, 6]).of_cluster(Some(first.cluster_id()));
     for (number, held) in [(3, &first), (2, &second), (4, &third)] {
         caller.report(report(number, Membership::Formed(held.clone())));
         assert_eq!(taken(&caller), *held);

@@ -104,7 +104,8 @@ pub enum ChangeRefusal {
     },
     /// A value further on may be chosen, and belongs to the present era.
     #[error(
-        "slot {0} holds a vote far above the log, and the value may be chosen: the log must reach this slot before the members          change. Ask again then"
+        "slot {0} holds a vote far above the log, and the value may be chosen: the log must reach this slot before the members \
+         change. Ask again then"
     )]
     VotedAhead(Slot),
     /// A joiner gives no answer.

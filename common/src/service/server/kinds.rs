@@ -120,6 +120,7 @@ pub(super) fn is_stream(path: &str) -> bool {
     matches!(
         path,
         "/paxos.v1.Proposer/ProposeStream"
+            | "/paxos.v1.Proposer/ChangeMembers"
             | "/paxos.v1.Learner/Outcomes"
             | "/paxos.v1.Learner/Watch"
             | "/paxos.v1.Learner/Subscribe"

@@ -139,7 +139,7 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
     let cluster_id = acceptor.stamp.clone().unwrap().cluster_id;
     let caller = Some(pb::Caller {
         protocol_version: 1,
-        cluster_id,
+        cluster_id: cluster_id.clone(),
     });
     let version = pb::Version { slot: 1, offset: 0 };
     let promised = acceptor.leadership.clone().unwrap().promised.unwrap();
@@ -288,6 +288,21 @@ pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResp
                 dynamic(method, &request)
             })
             .collect(),
+        ("Proposer", "ChangeMembers") => {
+            let member = pb::Member {
+                address: "http://127.0.0.1:1".to_owned(),
+                ..Default::default()
+            };
+            let request = pb::ChangeMembersRequest {
+                cluster_id,
+                era: 0,
+                add: vec![member],
+                phase1: 2,
+                phase2: 3,
+                ..Default::default()
+            };
+            vec![dynamic(method, &request)]
+        }
         ("Proposer", "Fill") => vec![dynamic(method, &pb::FillRequest { to: 1 })],
         ("Learner", "Read") => vec![dynamic(
             method,

@@ -36,7 +36,7 @@ fn may_call(method: &str, role: RoleName) -> bool {
         "Learner/Read" | "Learner/Result" | "Learner/Outcomes" | "Learner/Watch" | "Learner/Subscribe" => {
             &[Client]
         }
-        "Learner/Backup" => &[Operator],
+        "Learner/Backup" | "Proposer/ChangeMembers" => &[Operator],
         "Proposer/Status" | "Learner/Status" => &RoleName::ALL,
         other => panic!("{other} has no row in the design"),
     };
