@@ -132,7 +132,7 @@ fn expected(method: &str, field: &str, value: &Value) -> Option<Code> {
     let last = field.rsplit('.').next().unwrap_or_default();
     match (value, last) {
         // No release serves changes of members yet.
-        (Value::U32(_), "phase1" | "phase2") if method == "ChangeMembers" => Some(Code::Unimplemented),
+        (Value::U32(1..), "phase1" | "phase2") if method == "ChangeMembers" => Some(Code::Unimplemented),
         (Value::U64(_), "nonce" | "tag") => Some(Code::Ok),
         (Value::U64(_), "sequence") if method == "Accept" => Some(Code::Ok),
         (Value::U64(number), _) if *number > i64::MAX as u64 => Some(Code::InvalidArgument),
