@@ -45,14 +45,7 @@ pub(crate) async fn find(acceptors: &[Arc<ListedAcceptor>]) -> Result<Configurat
             }
         }
         match forming.next()? {
-            FormAction::Formed { configuration, .. } => {
-                let (given, members) = (acceptors.len(), configuration.members().len());
-                // A learner learns from the given addresses alone.
-                if given != members {
-                    return Err(FormConflict::Count { given, members });
-                }
-                return Ok(configuration);
-            }
+            FormAction::Formed { configuration, .. } => return Ok(configuration),
             FormAction::Ask(_) | FormAction::Store(..) | FormAction::Complete(..) | FormAction::Wait(_) => {
                 if !is_wait_logged && !answered.is_empty() {
                     is_wait_logged = true;

@@ -64,7 +64,7 @@ impl AddressBook {
     /// the given addresses at which no other acceptor answered.
     pub(crate) fn candidates(&self, acceptor: AcceptorUuid, listed: &str) -> Vec<Address> {
         let learned = self.learned();
-        let found = learned.answers.iter().rev().find(|(_, found)| *found == acceptor);
+        let found = learned.answers.iter().find(|(_, found)| *found == acceptor);
         let is_free = |address: &&Address| {
             let answer = learned.answers.iter().find(|(at, _)| at == *address);
             answer.is_none_or(|(_, found)| *found == acceptor)
