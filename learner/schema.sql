@@ -1,4 +1,4 @@
--- The stored log of a learner, version 5 of the schema. Everything here can be learned again from the acceptors.
+-- The stored log of a learner, version 6 of the schema. Everything here can be learned again from the acceptors.
 --
 -- The state machine is not here: a snapshot file beside this file has the state after every slot below `snapshot_to`, and
 -- each start applies the slots from there on and below `applied_to` again.
@@ -21,8 +21,12 @@ CREATE TABLE state (
   snapshot_to     INTEGER NOT NULL,
   snapshot_sha256 BLOB    NOT NULL,
   snapshot_bytes  INTEGER NOT NULL,
-  -- XXH3-64 over (cluster_id, applied_to, log_from, digest, state_digest, snapshot_to, snapshot_sha256, snapshot_bytes).
-  checksum        INTEGER NOT NULL
+  -- XXH3-64 over (cluster_id, applied_to, log_from, digest, state_digest, snapshot_to, snapshot_sha256, snapshot_bytes), and
+  -- over the configuration, unless empty.
+  checksum        INTEGER NOT NULL,
+  -- The latest configuration of the cluster that this learner has worked with: an encoded Configuration. Never below a change
+  -- of members below `applied_to`. Empty in a file upgraded from version 5, which knew the first era alone.
+  configuration   BLOB    NOT NULL DEFAULT x''
 ) STRICT;
 
 -- Every slot from `state.snapshot_to` on and below `state.applied_to`, and the lower slots from `state.log_from` on.

@@ -28,7 +28,7 @@ pub mod stored;
 
 pub use crate::paxos::era::CHANGES_VERSION;
 pub use accept::{AcceptReply, accept_request};
-pub use forming::{membership, membership_state};
+pub use forming::{configuration_of_any_era, membership, membership_state};
 pub use identity::{acceptor_uuid, cluster_id, read_stamp, read_witnesses, runs, stamp, witnesses};
 pub use promise::{prepare_request, rows};
 pub use report::check_report;

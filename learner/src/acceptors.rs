@@ -1,4 +1,4 @@
-//! The acceptors as this learner sees them: addresses, reachability and faults.
+//! The acceptors as this learner sees them: connections, reachability and faults.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -12,9 +12,10 @@ use paxos_common::{
         witness::{Run, Witnesses},
     },
     peer::{
-        Address, Backoff, Dialer, MessageLimits as _, Socket,
+        Address, Backoff, MessageLimits as _, Socket,
         acceptor::{AWAY_LONG, Unusable, answer_within, form, form_report, shown_runs},
     },
+    trace::Span,
     wire,
 };
 use paxos_proto::v1::acceptor_client::AcceptorClient;
@@ -23,6 +24,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tonic::{Status, transport::Channel};
+
+use crate::addresses::AddressBook;
 
 /// Longest wait for the answer to a call, or for a stream to open.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(2);
@@ -52,8 +55,12 @@ pub(crate) struct Introduction {
 }
 
 /// The acceptor's last logged standing. Each change is logged once, no matter how many tasks notice the change.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default)]
+pub(crate) struct LoggedStanding(Mutex<Standing>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
 enum Standing {
+    #[default]
     Unheard,
     Answering,
     /// Since this time.
@@ -62,39 +69,59 @@ enum Standing {
     Refused(String),
 }
 
-/// An address of the list.
+/// An acceptor of the configuration, wherever it answers.
 #[derive(Debug)]
 pub(crate) struct ListedAcceptor {
-    address: Address,
-    dialer: Dialer,
-    client: AcceptorClient<Channel>,
-    standing: Mutex<Standing>,
+    uuid: AcceptorUuid,
+    /// The address in the configuration.
+    listed: Arc<str>,
+    book: Arc<AddressBook>,
+    /// Where the acceptor answered last; before, the first address to try.
+    place: Mutex<Option<Place>>,
+    standing: LoggedStanding,
     /// The operator's name for the acceptor, for traces; unset before the first answer.
     name: OnceLock<String>,
-    /// The acceptor that answered last at this address.
-    answered_as: Mutex<Option<AcceptorUuid>>,
     /// Held by the task that has the acceptor identified.
     turn: Semaphore,
 }
 
+/// An address, with its connection.
+#[derive(Clone, Debug)]
+struct Place {
+    address: Address,
+    client: AcceptorClient<Channel>,
+}
+
 impl ListedAcceptor {
     /// Connects at the first call.
-    pub(crate) fn new(address: Address, dialer: Dialer) -> Arc<Self> {
-        let client = AcceptorClient::new(dialer.to_acceptor(&address)).with_message_limits();
-        let standing = Mutex::new(Standing::Unheard);
+    pub(crate) fn new(uuid: AcceptorUuid, listed: Arc<str>, book: Arc<AddressBook>) -> Arc<Self> {
         Arc::new(Self {
-            address,
-            dialer,
-            client,
-            standing,
+            uuid,
+            listed,
+            book,
+            place: Mutex::default(),
+            standing: LoggedStanding::default(),
             name: OnceLock::new(),
-            answered_as: Mutex::default(),
             turn: Semaphore::new(1),
         })
     }
 
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
+    pub(crate) fn uuid(&self) -> AcceptorUuid {
+        self.uuid
+    }
+
+    /// The address in the configuration.
+    pub(crate) fn listed(&self) -> &Arc<str> {
+        &self.listed
+    }
+
+    /// Where the acceptor answered last, or where it is tried first; for messages.
+    pub(crate) fn address(&self) -> Arc<str> {
+        let place = self.lock_place();
+        place.as_ref().map_or_else(
+            || Arc::clone(&self.listed),
+            |place| Arc::from(place.address.as_str()),
+        )
     }
 
     /// The operator's name for the acceptor.
@@ -102,31 +129,99 @@ impl ListedAcceptor {
         self.name.get().map(String::as_str)
     }
 
-    /// Whether this acceptor answered last at this address.
-    pub(crate) fn is(&self, acceptor: AcceptorUuid) -> bool {
-        *self.lock_answered_as() == Some(acceptor)
+    /// Names the acceptor in a span of a call.
+    pub(crate) fn name_in(&self, span: &mut Span) {
+        if let Some(place) = &*self.lock_place() {
+            span.peer(&place.address);
+        }
     }
 
-    fn lock_answered_as(&self) -> MutexGuard<'_, Option<AcceptorUuid>> {
-        self.answered_as.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_place(&self) -> MutexGuard<'_, Option<Place>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn client(&self) -> AcceptorClient<Channel> {
-        self.client.clone()
+    /// The connection to the place where the acceptor answered last, or is tried first.
+    ///
+    /// # Errors
+    /// No address of the acceptor can be called.
+    pub(crate) fn client(&self) -> Result<AcceptorClient<Channel>, Unusable> {
+        Ok(self.place()?.client)
+    }
+
+    fn place(&self) -> Result<Place, Unusable> {
+        let mut place = self.lock_place();
+        if let Some(place) = &*place {
+            return Ok(place.clone());
+        }
+        let first = self.book.candidates(self.uuid, &self.listed).into_iter().next();
+        let first = self.connect(first.ok_or(Unusable::NoAddress)?);
+        Ok(place.insert(first).clone())
+    }
+
+    /// The connection to an address: the present one, or another.
+    fn place_at(&self, address: Address) -> Place {
+        let present = self.lock_place().clone();
+        let is_there = |place: &Place| place.address == address;
+        present.filter(is_there).unwrap_or_else(|| self.connect(address))
+    }
+
+    fn connect(&self, address: Address) -> Place {
+        let channel = self.book.dialer().to_acceptor(&address);
+        let client = AcceptorClient::new(channel).with_message_limits();
+        Place { address, client }
     }
 
     /// A connection of its own, for one call: dropping the socket ends the connection.
-    pub(crate) fn dedicated_client(&self) -> (AcceptorClient<Channel>, Socket) {
-        let (channel, socket) = self.dialer.dedicated(&self.address);
-        (AcceptorClient::new(channel).with_message_limits(), socket)
+    ///
+    /// # Errors
+    /// As [`Self::client`].
+    pub(crate) fn dedicated_client(&self) -> Result<(AcceptorClient<Channel>, Socket), Unusable> {
+        let (channel, socket) = self.book.dialer().dedicated(&self.place()?.address);
+        Ok((AcceptorClient::new(channel).with_message_limits(), socket))
     }
 
-    /// Asks how far the acceptor is in forming, and changes nothing there.
-    pub(crate) async fn ask(&self) -> Result<Introduction, Unusable> {
-        let answer = form(&mut self.client(), None, CALL_DEADLINE).await?;
+    /// Asks how far the acceptor is in forming, and changes nothing there. The addresses of the acceptor are tried in turn.
+    /// `check` gets every answer, also of another acceptor.
+    pub(crate) async fn ask(
+        &self,
+        check: impl Fn(&FormReport) -> Result<(), Unusable>,
+    ) -> Result<Introduction, Unusable> {
+        // The first refusal, or otherwise the first failure.
+        let mut first: Option<Unusable> = None;
+        for address in self.book.candidates(self.uuid, &self.listed) {
+            match self.ask_at(self.place_at(address), &check).await {
+                Ok(introduction) => return Ok(introduction),
+                Err(later @ Unusable::LaterEra(_)) => return Err(later),
+                Err(reason) => {
+                    if first
+                        .as_ref()
+                        .is_none_or(|first| reason.is_refusal() && !first.is_refusal())
+                    {
+                        first = Some(reason);
+                    }
+                }
+            }
+        }
+        Err(first.unwrap_or(Unusable::NoAddress))
+    }
+
+    async fn ask_at(
+        &self,
+        mut place: Place,
+        check: impl Fn(&FormReport) -> Result<(), Unusable>,
+    ) -> Result<Introduction, Unusable> {
+        let answer = form(&mut place.client, None, CALL_DEADLINE).await?;
+        let report = form_report(place.address.as_str(), &answer)?;
+        self.book.answered(&place.address, report.acceptor);
+        check(&report)?;
+        if report.acceptor != self.uuid {
+            return Err(Unusable::Another {
+                found: report.acceptor,
+                expected: self.uuid,
+            });
+        }
         self.name.get_or_init(|| answer.id.clone());
-        let report = form_report(self.address.as_str(), &answer)?;
-        *self.lock_answered_as() = Some(report.acceptor);
+        *self.lock_place() = Some(place);
         Ok(Introduction {
             report,
             run: wire::read_stamp(answer.stamp.as_ref())?.run,
@@ -148,51 +243,77 @@ impl ListedAcceptor {
 
     /// The acceptor answered. A refused acceptor stays refused: an opened call is no proof yet.
     pub(crate) fn answered(&self) {
-        let refused = matches!(*self.standing(), Standing::Refused(_));
-        if !refused {
-            self.proved();
-        }
+        self.standing.answered(&self.address());
     }
 
     /// The acceptor answered as the expected member.
     pub(crate) fn proved(&self) {
-        if let Some(Standing::Silent(_) | Standing::SilentLong | Standing::Refused(_)) =
-            self.change(Standing::Answering)
-        {
-            tracing::info!(address = %self.address, "acceptor answers again");
+        if !self.standing.is_answering() {
+            self.standing.proved(&self.address());
         }
     }
 
     /// The acceptor cannot be used now. Logged once for each kind of trouble, until the acceptor answers again.
     pub(crate) fn failed(&self, reason: &Unusable) {
-        tracing::debug!(address = %self.address, %reason, "acceptor failed");
+        self.standing.failed(&self.address(), reason);
+    }
+}
+
+impl LoggedStanding {
+    /// The acceptor answered. A refused acceptor stays refused: an opened call is no proof yet.
+    pub(crate) fn answered(&self, address: &str) {
+        let refused = matches!(*self.lock(), Standing::Refused(_));
+        if !refused {
+            self.proved(address);
+        }
+    }
+
+    fn is_answering(&self) -> bool {
+        *self.lock() == Standing::Answering
+    }
+
+    fn proved(&self, address: &str) {
+        if let Some(Standing::Silent(_) | Standing::SilentLong | Standing::Refused(_)) =
+            self.change(Standing::Answering)
+        {
+            tracing::info!(address, "acceptor answers again");
+        }
+    }
+
+    /// See [`ListedAcceptor::failed`].
+    pub(crate) fn failed(&self, address: &str, reason: &Unusable) {
+        tracing::debug!(address, %reason, "acceptor failed");
+        if matches!(reason, Unusable::LaterEra(_)) {
+            // The change of members is logged where it is adopted.
+            return;
+        }
         if reason.is_refusal() {
             if self.change(Standing::Refused(reason.to_string())).is_some() {
-                tracing::error!(address = %self.address, %reason, "acceptor refused: it is not counted");
+                tracing::error!(address, %reason, "acceptor refused: it is not counted");
             }
             return;
         }
-        let mut standing = self.standing();
+        let mut standing = self.lock();
         match *standing {
             Standing::Silent(since) if since.elapsed() >= AWAY_LONG => {
                 *standing = Standing::SilentLong;
-                tracing::warn!(address = %self.address, %reason, "acceptor not connected for {AWAY_LONG:?}; trying again");
+                tracing::warn!(address, %reason, "acceptor not connected for {AWAY_LONG:?}; trying again");
             }
             Standing::Silent(_) | Standing::SilentLong => {}
             Standing::Unheard | Standing::Answering | Standing::Refused(_) => {
                 *standing = Standing::Silent(Instant::now());
-                tracing::info!(address = %self.address, %reason, "acceptor not connected; trying again");
+                tracing::info!(address, %reason, "acceptor not connected; trying again");
             }
         }
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the standing; returns the previous standing, if different.
     fn change(&self, standing: Standing) -> Option<Standing> {
-        let mut held = self.standing();
+        let mut held = self.lock();
         (*held != standing).then(|| std::mem::replace(&mut *held, standing))
     }
 }

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use paxos_common::{
-    paxos::{slot::Slot, value::Value},
+    paxos::{era::Era, slot::Slot, value::Value},
     service::{alarm::Alarm, failure::Failure, metrics::Counter},
     wire::stored::Unreadable,
 };
@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    cluster::Cluster,
     knowledge::{KeptView, Knowledge},
     progress::{Mark, Progress},
     record::{Decoded, Record, TooOld, read_commands},
@@ -43,6 +44,10 @@ const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) struct Applier {
     pub(crate) knowledge: Arc<Knowledge>,
     pub(crate) progress: Progress,
+    /// A change of members is adopted here, once applied.
+    pub(crate) cluster: Arc<Cluster>,
+    /// The era on disk. A later one is handed on at once.
+    pub(crate) stored_era: Era,
     /// Updated after each applied batch.
     pub(crate) applied: watch::Sender<Progress>,
     /// To the disk.
@@ -80,17 +85,21 @@ struct CommitPace {
     next_at: Instant,
     /// Every slot below is handed on.
     handed_to: Slot,
+    /// The era that is handed on.
+    handed_era: Era,
 }
 
 impl CommitPace {
     /// Whether to hand on what is gathered; `wanted_to`: some task waits for the disk up to this slot.
-    fn is_due(&self, gathered: &Gathered, wanted_to: Slot, now: Instant) -> bool {
+    fn is_due(&self, gathered: &Gathered, wanted_to: Slot, era: Era, now: Instant) -> bool {
         let ends_wait = now >= self.next_at || wanted_to > self.handed_to;
-        !gathered.records.is_empty() && (ends_wait || !gathered.has_room())
+        let is_enough = !gathered.records.is_empty() && (ends_wait || !gathered.has_room());
+        is_enough || era > self.handed_era
     }
 
-    fn handed_on(&mut self, to: Slot, now: Instant) {
+    fn handed_on(&mut self, to: Slot, era: Era, now: Instant) {
         self.handed_to = to;
+        self.handed_era = era;
         self.next_at = now + self.interval;
     }
 }
@@ -107,11 +116,14 @@ impl Applier {
             interval: self.commit_interval,
             next_at: Instant::now(),
             handed_to: self.progress.applied_to(),
+            handed_era: self.stored_era,
         };
+        let mut eras = self.cluster.follow();
         let mut wanted_to = self.knowledge.follow_wanted();
         let mut alarm = Alarm::new();
         loop {
-            let is_due = pace.is_due(&gathered, *wanted_to.borrow_and_update(), Instant::now());
+            let era = eras.borrow_and_update().era();
+            let is_due = pace.is_due(&gathered, *wanted_to.borrow_and_update(), era, Instant::now());
             let due_at = (!is_due && !gathered.records.is_empty()).then_some(pace.next_at);
             tokio::select! {
                 // Cancel safe: a batch not returned stays queued.
@@ -122,8 +134,9 @@ impl Applier {
                 // Cancel safe: nothing is sent before the permit is granted.
                 permit = transactions.reserve(), if is_due => match permit {
                     Ok(permit) => {
-                        permit.send(self.transaction(std::mem::take(&mut gathered)));
-                        pace.handed_on(self.progress.applied_to(), Instant::now());
+                        let transaction = self.transaction(std::mem::take(&mut gathered));
+                        pace.handed_on(self.progress.applied_to(), transaction.configuration.era(), Instant::now());
+                        permit.send(transaction);
                     }
                     // The disk failed; the failure ends the process.
                     Err(_) => return Ok(()),
@@ -137,6 +150,8 @@ impl Applier {
                 () = alarm.wait_until(due_at) => {}
                 // Only waits. No error: `self` has the sender.
                 _ = wanted_to.changed() => {}
+                // As above.
+                _ = eras.changed() => {}
             }
         }
         if !gathered.records.is_empty() {
@@ -157,6 +172,12 @@ impl Applier {
             } = read_commands(slot, &value)?;
             if let Some(reason) = unreadable {
                 self.skip(slot, &reason);
+            }
+            if value.change().is_some()
+                && let Some(change) = value.ends(self.cluster.present().electorate())
+            {
+                // Before the change shows as applied. Later slots are of the next era.
+                self.cluster.adopt(change, slot.next());
             }
             self.commands.add(commands.len() as u64);
             gathered.bytes += value.as_bytes().len();
@@ -190,6 +211,7 @@ impl Applier {
             records: gathered.records,
             marks: gathered.marks,
             progress: self.progress.clone(),
+            configuration: Arc::clone(self.cluster.present().configuration()),
         }
     }
 }

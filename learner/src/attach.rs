@@ -99,7 +99,7 @@ impl Reporter {
         let mut backoff = backoff();
         while !self.shutdown.has_begun() {
             let reason = match self.attach(acceptor, &mut backoff).await {
-                Ok(()) if self.shutdown.has_begun() => return,
+                Ok(()) | Err(_) if self.shutdown.has_begun() => return,
                 Ok(()) => Unusable::Closed,
                 Err(reason) => reason,
             };
@@ -112,7 +112,7 @@ impl Reporter {
     async fn attach(&self, acceptor: &ListedAcceptor, backoff: &mut Backoff) -> Result<(), Unusable> {
         // Before any report: only a member may learn of this learner.
         let member = self.cluster.identify(acceptor).await?;
-        let mut client = acceptor.client();
+        let mut client = acceptor.client()?;
         let mut answers = within_deadline(client.attach(Box::pin(self.clone().reports())))
             .await?
             .into_inner();

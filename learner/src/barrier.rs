@@ -4,11 +4,10 @@
 //! A single task owns the core, [`Reading`]. Callers wait for the task; the askers ([`crate::tails`]) bring the
 //! acceptors' answers. While no quorum of acceptors answers, callers wait until they give up.
 
-use std::{collections::BTreeMap, pin::pin};
+use std::{collections::BTreeMap, pin::pin, sync::Arc};
 
 use paxos_common::{
     paxos::{
-        quorum::Electorate,
         reading::{READS_MAX, ReadEffect, ReadEvent, ReadId, Reading},
         slot::Slot,
     },
@@ -21,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    cluster::EraMembers,
     progress::Progress,
     tails::{LEADER_TIMEOUT, Question, TAILS_MAX, TailReport},
     trace::Rounds,
@@ -103,6 +103,7 @@ pub(crate) struct ReadingOutputs {
 /// The owner of the core.
 pub(crate) struct ReadingDriver {
     core: Reading,
+    eras: watch::Receiver<Arc<EraMembers>>,
     calls: mpsc::Receiver<WaitingRead>,
     tails: mpsc::Receiver<TailReport>,
     applied: watch::Receiver<Progress>,
@@ -133,9 +134,9 @@ struct LostVotes {
     applied_to: Slot,
 }
 
-/// Makes a barrier and its keeper.
+/// Makes a barrier and its keeper. The barrier follows the members in `eras`.
 pub(crate) fn barrier(
-    electorate: Electorate,
+    eras: watch::Receiver<Arc<EraMembers>>,
     tails: mpsc::Receiver<TailReport>,
     applied: watch::Receiver<Progress>,
     outputs: ReadingOutputs,
@@ -144,9 +145,13 @@ pub(crate) fn barrier(
     let (calls_in, calls) = mpsc::channel(CALLS_MAX);
     let (waiting_count, waiting) = watch::channel(0);
     let begin = applied.borrow().applied_to();
+    let mut eras = eras;
+    let present = Arc::clone(&eras.borrow_and_update());
     let keeper = ReadingDriver {
         // The first nonce is random, so that no answer to an earlier run of this learner counts in this run.
-        core: Reading::new(electorate, begin, rand::random()),
+        core: Reading::new(present.electorate().clone(), begin, rand::random())
+            .proving_from(present.proves_from()),
+        eras,
         calls,
         tails,
         applied,
@@ -186,6 +191,8 @@ impl ReadingDriver {
                 1.. = self.tails.recv_many(&mut tails, TAILS_MAX) => {}
                 // Only waits. An error means the end of the applier, and so of the process.
                 Ok(()) = self.applied.changed() => {}
+                // Only waits. The cluster outlives this task.
+                Ok(()) = self.eras.changed() => self.adopt(),
                 // Only waits.
                 () = &mut limit, if self.timer.is_some() => fired = true,
             }
@@ -235,7 +242,18 @@ impl ReadingDriver {
 
     fn take_applied(&mut self) {
         let applied_to = self.applied.borrow_and_update().applied_to();
+        // After the look: a change of members is adopted before the change shows as applied. A read must not be answered by a
+        // bound of the earlier era then.
+        if self.eras.has_changed().unwrap_or(false) {
+            self.adopt();
+        }
         self.core.handle(ReadEvent::Applied(applied_to));
+    }
+
+    /// Follows the members.
+    fn adopt(&mut self) {
+        let present = Arc::clone(&self.eras.borrow_and_update());
+        self.core.adopt(present.electorate(), present.proves_from());
     }
 
     /// Reads still waiting after the round wait for the state.

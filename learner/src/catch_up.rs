@@ -7,7 +7,7 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::{identity::AcceptorUuid, slot::Slot},
+    paxos::{identity::AcceptorUuid, quorum::Electorate, slot::Slot},
     service::metrics::UnreadyReason,
 };
 use tokio::sync::watch;
@@ -53,9 +53,11 @@ impl Heard {
 }
 
 impl CatchUp {
-    /// The cluster is found; `quorum` acceptors have to report.
-    pub(crate) fn expect(&self, quorum: usize) {
-        self.lock().quorum = Some(quorum);
+    /// The members from now on: a quorum of them has to report. Earlier reports of other acceptors are forgotten.
+    pub(crate) fn adopt(&self, electorate: &Electorate) {
+        let mut state = self.lock();
+        state.quorum = Some(electorate.quorums().phase1());
+        state.heard.retain(|&acceptor, _| electorate.includes(acceptor));
     }
 
     /// An acceptor reports its watermark.
@@ -136,6 +138,7 @@ mod tests {
     use paxos_test_values::{acceptor, slot};
 
     use super::*;
+    use crate::cluster::electorate_of;
 
     #[test]
     fn learner_is_up_to_date_once_a_quorums_recent_tail_is_applied() {
@@ -146,7 +149,7 @@ mod tests {
             looked.map_err(UnreadyReason::into_owned)
         };
         assert!(look(9, 0).unwrap_err().contains("no formed cluster"));
-        catch_up.expect(2);
+        catch_up.adopt(&electorate_of([1, 2, 3]));
         catch_up.reported(acceptor(1), slot(10), after(0));
         assert!(look(10, 0).unwrap_err().contains("from 1 of"));
         catch_up.reported(acceptor(2), slot(20), after(0));
@@ -171,5 +174,22 @@ mod tests {
         catch_up.begin_again();
         assert!(look(500, 8).unwrap_err().contains("from 0 of"));
         assert!(catch_up.look_once(slot(900), after(8)).is_err());
+    }
+
+    #[test]
+    fn only_members_count_and_the_reports_of_others_are_forgotten() {
+        let (catch_up, now) = (CatchUp::default(), Instant::now());
+        catch_up.adopt(&electorate_of([1, 2, 3]));
+        for (number, chosen_to) in [(1, 10), (2, 20), (3, 90)] {
+            catch_up.reported(acceptor(number), slot(chosen_to), now);
+        }
+        assert_eq!(catch_up.tail(), slot(90));
+        catch_up.look(slot(20), now).unwrap();
+        catch_up.adopt(&electorate_of([1, 4, 5]));
+        assert_eq!(catch_up.tail(), slot(10));
+        let reason = catch_up.look(slot(90), now).unwrap_err().into_owned();
+        assert!(reason.contains("from 1 of"), "{reason}");
+        catch_up.reported(acceptor(4), slot(30), now);
+        catch_up.look(slot(30), now).unwrap();
     }
 }

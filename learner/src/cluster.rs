@@ -1,5 +1,5 @@
-//! The cluster that was found, and whose answers count: answers of members alone, and only in runs in agreement with
-//! everything remembered of the member.
+//! The cluster that was found, its present members, and whose answers count: answers of members alone, and only in runs in
+//! agreement with everything remembered of the member.
 //!
 //! An acceptor must not be counted after a loss of its disk, or on an older copy of the disk: the acceptor has
 //! forgotten votes and promises. The list of runs shows the loss to every process with memory of a run missing from the
@@ -20,6 +20,10 @@
 //!   introductions would make the [`Guard`] refuse a sound acceptor.
 //!
 //! The check is best effort for commits of which no leader had informed another acceptor before the disk went back.
+//!
+//! The cluster has one configuration at a time. A later one is adopted from a change of members that this learner applies,
+//! or from an acceptor's answer to `Form`, and from nothing else; an earlier one never again. Everything that depends on the
+//! configuration follows [`Cluster::follow`].
 
 use std::{
     collections::BTreeMap,
@@ -31,15 +35,22 @@ use futures::future::join_all;
 use paxos_common::{
     paxos::{
         acceptor::Membership,
+        era::Era,
+        forming::FormReport,
         identity::{AcceptorUuid, ClusterId, RunNumber},
         quorum::{Configuration, Electorate},
+        slot::Slot,
         witness::{Guard, GuardFinding, Witnesses},
     },
     peer::acceptor::{Unusable, check_cluster},
 };
 use paxos_proto::v1 as pb;
+use tokio::{sync::watch, time::timeout};
 
-use crate::acceptors::{Introduction, ListedAcceptor};
+use crate::{
+    acceptors::{CALL_DEADLINE, Introduction, ListedAcceptor},
+    addresses::AddressBook,
+};
 
 /// A member in a run. The run agreed with everything remembered of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +59,78 @@ pub(crate) struct Member {
     run: RunNumber,
 }
 
+/// A configuration, with the connections to its members.
+#[derive(Debug)]
+pub(crate) struct EraMembers {
+    configuration: Arc<Configuration>,
+    electorate: Electorate,
+    acceptors: Vec<Arc<ListedAcceptor>>,
+    /// See [`Reading::adopt`](paxos_common::paxos::reading::Reading::adopt).
+    proves_from: Slot,
+}
+
+impl EraMembers {
+    /// The members of `configuration`. Members of `before` at the same address keep their connections.
+    fn new(
+        configuration: &Configuration,
+        proves_from: Slot,
+        book: &Arc<AddressBook>,
+        before: &[Arc<ListedAcceptor>],
+    ) -> Self {
+        let members = configuration.members().iter();
+        let acceptors = members.map(|(&uuid, member)| {
+            let is_same =
+                |kept: &&Arc<ListedAcceptor>| kept.uuid() == uuid && *kept.listed() == member.address;
+            let kept = before.iter().find(is_same).cloned();
+            kept.unwrap_or_else(|| ListedAcceptor::new(uuid, Arc::clone(&member.address), Arc::clone(book)))
+        });
+        Self {
+            acceptors: acceptors.collect(),
+            electorate: configuration.electorate(),
+            configuration: Arc::new(configuration.clone()),
+            proves_from,
+        }
+    }
+
+    pub(crate) fn configuration(&self) -> &Arc<Configuration> {
+        &self.configuration
+    }
+
+    pub(crate) fn electorate(&self) -> &Electorate {
+        &self.electorate
+    }
+
+    pub(crate) fn era(&self) -> Era {
+        self.electorate.era()
+    }
+
+    /// The number of acceptors that must answer: a quorum that can elect a leader.
+    pub(crate) fn quorum(&self) -> usize {
+        self.electorate.quorums().phase1()
+    }
+
+    pub(crate) fn acceptors(&self) -> &[Arc<ListedAcceptor>] {
+        &self.acceptors
+    }
+
+    /// The connection to a member.
+    pub(crate) fn acceptor(&self, uuid: AcceptorUuid) -> Option<&Arc<ListedAcceptor>> {
+        self.acceptors.iter().find(|acceptor| acceptor.uuid() == uuid)
+    }
+
+    /// See [`Reading::adopt`](paxos_common::paxos::reading::Reading::adopt).
+    pub(crate) fn proves_from(&self) -> Slot {
+        self.proves_from
+    }
+}
+
 /// The cluster that was found. Every answer is checked against the cluster's members and their runs.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     id: ClusterId,
-    electorate: Electorate,
-    acceptors: Vec<Arc<ListedAcceptor>>,
+    book: Arc<AddressBook>,
+    /// Never locked before `known`.
+    present: watch::Sender<Arc<EraMembers>>,
     known: Mutex<KnownRuns>,
 }
 
@@ -77,16 +154,17 @@ impl KnownRuns {
 }
 
 impl Cluster {
-    /// The cluster behind these acceptors' addresses.
-    pub(crate) fn new(configuration: &Configuration, acceptors: Vec<Arc<ListedAcceptor>>) -> Self {
+    /// The cluster of this configuration, reported by an acceptor.
+    pub(crate) fn new(configuration: &Configuration, book: Arc<AddressBook>) -> Self {
         let known = KnownRuns {
             guard: Guard::new(configuration.quorums()),
             shown: BTreeMap::new(),
         };
+        let members = EraMembers::new(configuration, Slot::ZERO, &book, &[]);
         Self {
             id: configuration.cluster_id(),
-            electorate: configuration.electorate(),
-            acceptors,
+            book,
+            present: watch::Sender::new(Arc::new(members)),
             known: Mutex::new(known),
         }
     }
@@ -95,8 +173,39 @@ impl Cluster {
         self.id
     }
 
-    pub(crate) fn electorate(&self) -> &Electorate {
-        &self.electorate
+    /// The present configuration, and its members.
+    pub(crate) fn present(&self) -> Arc<EraMembers> {
+        Arc::clone(&self.present.borrow())
+    }
+
+    /// Follows [`Self::present`].
+    pub(crate) fn follow(&self) -> watch::Receiver<Arc<EraMembers>> {
+        self.present.subscribe()
+    }
+
+    /// Works with this configuration from now on, if it is a later one of this cluster; returns whether it is.
+    /// `proves_from`: see [`Reading::adopt`](paxos_common::paxos::reading::Reading::adopt).
+    pub(crate) fn adopt(&self, configuration: &Configuration, proves_from: Slot) -> bool {
+        let electorate = configuration.electorate();
+        let mut known = self.known();
+        let is_adopted = self.present.send_if_modified(|present| {
+            let is_later = electorate.is_later_than(&present.electorate);
+            if is_later {
+                let members = EraMembers::new(configuration, proves_from, &self.book, &present.acceptors);
+                *present = Arc::new(members);
+            }
+            is_later
+        });
+        if is_adopted {
+            known.guard.adopt(configuration.quorums());
+            known.shown.clear();
+            drop(known);
+            tracing::info!(
+                era = %configuration.era(), members = addresses_of(configuration),
+                "the members of the cluster have changed"
+            );
+        }
+        is_adopted
     }
 
     /// Identifies the acceptor behind an address. Succeeds only for a formed member on the right disk; see the head of
@@ -106,20 +215,22 @@ impl Cluster {
     /// Safe: the call only asks, and received facts stay true.
     pub(crate) async fn identify(&self, acceptor: &ListedAcceptor) -> Result<Member, Unusable> {
         let _turn = acceptor.turn().await?;
-        let introduction = acceptor.ask().await?;
-        self.check_formed(&introduction)?;
+        let introduction = self.ask(acceptor).await?;
         let member = Member {
             acceptor: introduction.report.acceptor,
             run: introduction.run,
         };
+        self.check_present(member.acceptor)?;
         let is_witnessed = self.known().guard.is_witnessed(member.acceptor, member.run);
-        let others = match is_witnessed {
-            true => Vec::new(),
-            false => self.hear_others(acceptor, member.acceptor).await,
+        let others = if is_witnessed {
+            Vec::new()
+        } else {
+            self.hear_others(member.acceptor).await
         };
+        let present = self.present();
+        let remembers = introduction.remembers.of_members(&present.electorate);
         let mut known = self.known();
         // Other acceptors exposed by this introduction are refused at the next answer.
-        let remembers = introduction.remembers.of_members(&self.electorate);
         let found = known
             .guard
             .introduce(member.acceptor, &introduction.runs, remembers.iter(), &others);
@@ -133,22 +244,45 @@ impl Cluster {
         Ok(member)
     }
 
-    /// Asks the other acceptors for their tables, and returns the tables received within the deadline of a call.
-    async fn hear_others(
-        &self,
-        one: &ListedAcceptor,
-        member: AcceptorUuid,
-    ) -> Vec<(AcceptorUuid, Witnesses)> {
-        let others = self.acceptors.iter();
-        let others = others.filter(|other| other.address() != one.address());
-        let answers = join_all(others.map(|other| other.ask())).await;
-        let reported = answers.into_iter().flatten();
+    /// Asks an acceptor how far it is in forming. A later configuration is adopted, and is an error here.
+    ///
+    /// # Cancel safety
+    /// Safe: the call only asks, and received facts stay true.
+    pub(crate) async fn ask(&self, acceptor: &ListedAcceptor) -> Result<Introduction, Unusable> {
+        acceptor.ask(|report| self.hear(report)).await
+    }
+
+    /// Takes an acceptor's answer to `Form`: the answer of an acceptor of this cluster, or an error.
+    fn hear(&self, report: &FormReport) -> Result<(), Unusable> {
+        match &report.membership {
+            Membership::Blank | Membership::Seeded(_) => Err(Unusable::Blank),
+            Membership::Forming(configuration) => {
+                self.check_id(configuration.cluster_id())?;
+                Err(Unusable::Forming)
+            }
+            Membership::Formed(configuration) => {
+                self.check_id(configuration.cluster_id())?;
+                // The acceptors store configurations in force alone.
+                if self.adopt(configuration, Slot::ZERO) {
+                    return Err(Unusable::LaterEra(configuration.era()));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks the other members for their tables, and returns the tables received within the deadline of a call.
+    async fn hear_others(&self, member: AcceptorUuid) -> Vec<(AcceptorUuid, Witnesses)> {
+        let present = self.present();
+        let others = present.acceptors.iter();
+        let others = others.filter(|other| other.uuid() != member);
+        let answers = join_all(others.map(|other| timeout(CALL_DEADLINE, self.ask(other)))).await;
+        let reported = answers.into_iter().flatten().flatten();
         reported
-            .filter(|reported| reported.report.acceptor != member && self.check_formed(reported).is_ok())
             .map(|reported| {
                 (
                     reported.report.acceptor,
-                    reported.remembers.of_members(&self.electorate),
+                    reported.remembers.of_members(&present.electorate),
                 )
             })
             .collect()
@@ -156,6 +290,7 @@ impl Cluster {
 
     /// Checks an answer received on a stream to `member`.
     pub(crate) fn check(&self, stamp: Option<&pb::Stamp>, member: Member) -> Result<(), Unusable> {
+        self.check_present(member.acceptor)?;
         let answers = self.vouch_for(stamp, |_, answers| {
             if answers.acceptor != member.acceptor {
                 let (found, expected) = (answers.acceptor, member.acceptor);
@@ -197,20 +332,6 @@ impl Cluster {
         Ok(stamp.acceptor)
     }
 
-    fn check_formed(&self, introduction: &Introduction) -> Result<(), Unusable> {
-        match &introduction.report.membership {
-            Membership::Blank | Membership::Seeded(_) => Err(Unusable::Blank),
-            Membership::Forming(configuration) => {
-                self.check_id(configuration.cluster_id())?;
-                Err(Unusable::Forming)
-            }
-            Membership::Formed(configuration) => {
-                self.check_id(configuration.cluster_id())?;
-                self.check_member(introduction.report.acceptor)
-            }
-        }
-    }
-
     fn check_id(&self, found: ClusterId) -> Result<(), Unusable> {
         if found == self.id {
             Ok(())
@@ -220,8 +341,18 @@ impl Cluster {
         }
     }
 
+    /// Checks that a member of the present era or of an earlier era is a member still.
+    fn check_present(&self, member: AcceptorUuid) -> Result<(), Unusable> {
+        let present = self.present.borrow();
+        if present.electorate.includes(member) {
+            Ok(())
+        } else {
+            Err(Unusable::LaterEra(present.era()))
+        }
+    }
+
     fn check_member(&self, acceptor: AcceptorUuid) -> Result<(), Unusable> {
-        if self.electorate.includes(acceptor) {
+        if self.present.borrow().electorate.includes(acceptor) {
             Ok(())
         } else {
             Err(Unusable::Stranger(acceptor))
@@ -238,3 +369,28 @@ impl fmt::Display for Cluster {
         self.id.fmt(f)
     }
 }
+
+/// The addresses of the members, as in `--acceptors`.
+pub(crate) fn addresses_of(configuration: &Configuration) -> String {
+    let members = configuration.members().values();
+    let addresses: Vec<&str> = members.map(|member| &*member.address).collect();
+    addresses.join(",")
+}
+
+/// The cluster of a configuration, without connections, for tests.
+#[cfg(test)]
+pub(crate) fn cluster_of(configuration: &Configuration) -> Arc<Cluster> {
+    let book = AddressBook::new(Vec::new(), paxos_common::peer::Dialer::default());
+    Arc::new(Cluster::new(configuration, Arc::new(book)))
+}
+
+/// The members of an era with majorities, for tests.
+#[cfg(test)]
+pub(crate) fn electorate_of<const COUNT: usize>(members: [u128; COUNT]) -> Electorate {
+    let members = members.map(|number| (AcceptorUuid::from_u128(number), Arc::from("http://a:1")));
+    let quorum = COUNT / 2 + 1;
+    Configuration::new(members, quorum, quorum).unwrap().electorate()
+}
+
+#[cfg(test)]
+mod tests;

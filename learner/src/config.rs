@@ -4,9 +4,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use paxos_common::{
+    paxos::identity::ClusterId,
     peer::Address,
     service::{
-        config::{AcceptorsArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, version},
+        config::{AcceptorsArg, ClusterArg, ListenArgs, MetricsArgs, MetricsListen, RuntimeArgs, version},
         security::{SecurityArgs, SecuritySettings},
     },
 };
@@ -38,6 +39,10 @@ pub struct Args {
     #[command(flatten)]
     pub acceptors: AcceptorsArg,
 
+    /// The cluster to work with
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+
     /// Directory for the learned log; created when missing (default: a temporary one, removed at the end)
     #[arg(long, env = "PAXOS_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -58,8 +63,10 @@ pub struct Args {
 /// Settings of [`run`](crate::run).
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// URLs of all acceptors.
+    /// URLs of the acceptors: hints, once the members have changed.
     pub acceptors: Vec<Address>,
+    /// The cluster to work with alone; `None`: the cluster of the acceptors.
+    pub cluster: Option<ClusterId>,
     /// URL for other processes; `None`: the bound address.
     pub advertise: Option<Address>,
     /// The data directory; `None`: a temporary directory, removed at the end.
@@ -81,6 +88,7 @@ impl From<Args> for Config {
     fn from(args: Args) -> Self {
         Self {
             acceptors: args.acceptors.acceptors.addresses().to_vec(),
+            cluster: args.cluster.cluster,
             advertise: args.listen.advertise,
             data_dir: args.data_dir,
             stall_timeout: STALL_TIMEOUT,
@@ -97,6 +105,9 @@ impl fmt::Display for Config {
         write!(f, "acceptors")?;
         for acceptor in &self.acceptors {
             write!(f, " {acceptor}")?;
+        }
+        if let Some(cluster) = self.cluster {
+            write!(f, ", cluster {cluster} alone")?;
         }
         match &self.data_dir {
             Some(path) => write!(f, ", data directory {}", path.display())?,

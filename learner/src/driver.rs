@@ -7,6 +7,7 @@ use paxos_common::{
         identity::AcceptorUuid,
         learner::{Intake, Learner, WINDOW_SLOTS},
         message::{Row, VoteRange},
+        quorum::Electorate,
         slot::Slot,
     },
     service::{failure::Failure, shutdown::Shutdown},
@@ -45,6 +46,8 @@ pub(crate) enum DriverEvent {
     },
     /// The answer is the learner's position: the first slot that is not learned.
     Position(oneshot::Sender<Slot>),
+    /// The learner works in this era from now on. Streams opened after this event count in this era.
+    Adopt(Electorate),
 }
 
 /// A frame from an acceptor.
@@ -155,6 +158,10 @@ impl Driver {
             }
             DriverEvent::Position(answer) => {
                 let _ = answer.send(self.core.learned_to());
+            }
+            DriverEvent::Adopt(electorate) => {
+                // False in the era of the core, and after a change that the core has handed out.
+                let _ = self.core.adopt(&electorate);
             }
         }
     }
@@ -291,7 +298,16 @@ impl Stall {
 
 #[cfg(test)]
 mod tests {
+    use paxos_common::paxos::{
+        ballot::{Ballot, ProposerId},
+        era::Era,
+        quorum::Configuration,
+        slot::SlotRange,
+        value::Value,
+    };
+
     use super::*;
+    use crate::store::testing::{configuration, next_configuration};
 
     #[test]
     fn stall_shows_after_a_patience_that_grows_until_progress() {
@@ -304,5 +320,76 @@ mod tests {
         assert_eq!(pattern(&mut stall, 17, next, true), [3, 8, 17]);
         // Progress resets the patience.
         assert_eq!(pattern(&mut stall, 3, next.next(), true), [3]);
+    }
+
+    /// A driver of the core, and what it hands out.
+    fn driver(configuration: &Configuration) -> (Driver, watch::Receiver<Slot>) {
+        let (next, next_seen) = watch::channel(Slot::ZERO);
+        let outputs = DriverOutputs {
+            learned: mpsc::channel(1).0,
+            next,
+            stalls: watch::channel(0).0,
+            feed: watch::channel(None).0,
+        };
+        let driver = Driver {
+            core: Learner::new(configuration.electorate(), Slot::ZERO),
+            outputs,
+            ready: Batch::new(),
+            ready_bytes: 0,
+            stall: Stall::new(Slot::ZERO),
+            learning: LearningSpans::new(ValueTracer::default()),
+        };
+        (driver, next_seen)
+    }
+
+    /// The acceptor votes for slot 0 in an era, and sends the value.
+    fn votes(driver: &mut Driver, acceptor: u128, era: Era) {
+        let ballot = Ballot::new(1, ProposerId::new(1).unwrap()).unwrap().in_era(era);
+        let (from, to) = (Slot::ZERO, Slot::ZERO.next());
+        let (value, slots) = (Value::noop(), SlotRange { from, to });
+        let row = Row {
+            slot: Slot::ZERO,
+            accepted: Some((ballot, value)),
+        };
+        let votes = VoteRange {
+            ballot,
+            slots,
+            values: Vec::new(),
+        };
+        let frames = [
+            FrameContent::Votes([votes].into()),
+            FrameContent::Rows {
+                rows: [row].into(),
+                known_to: Slot::ZERO,
+            },
+        ];
+        for frame in frames {
+            let acceptor = AcceptorUuid::from_u128(acceptor);
+            let answer = oneshot::channel().0;
+            driver.handle(DriverEvent::Offer(Offer {
+                acceptor,
+                frame,
+                answer,
+            }));
+        }
+        driver.gather();
+    }
+
+    #[test]
+    fn votes_of_the_adopted_era_count_and_earlier_votes_are_dropped() {
+        let first = configuration();
+        let second = next_configuration(&first);
+        let (mut driver, next) = driver(&first);
+        votes(&mut driver, 1, first.era());
+        votes(&mut driver, 3, second.era());
+        driver.handle(DriverEvent::Adopt(second.electorate()));
+        votes(&mut driver, 3, second.era());
+        for (removed, era) in [(1, second.era()), (2, first.era())] {
+            votes(&mut driver, removed, era);
+        }
+        assert_eq!(driver.ready, Batch::new());
+        driver.handle(DriverEvent::Adopt(first.electorate()));
+        votes(&mut driver, 4, second.era());
+        assert_eq!((driver.ready.len(), next.borrow().get()), (1, 1));
     }
 }

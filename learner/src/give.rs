@@ -101,7 +101,7 @@ impl Drop for WishUntilDrop {
 /// Why an acceptor has not got a snapshot.
 #[derive(Debug, thiserror::Error)]
 enum NotGiven {
-    /// The acceptor no longer asks, or answers elsewhere.
+    /// The acceptor no longer asks, or is no member.
     #[error("the acceptor no longer asks")]
     NotAsked,
     #[error("this learner has not written slot {0} to its disk yet")]
@@ -133,7 +133,6 @@ pub(crate) struct Giver {
     /// The number of this learner.
     pub(crate) learner: u64,
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) acceptors: Vec<Arc<ListedAcceptor>>,
     pub(crate) wishes: Arc<Wishes>,
     pub(crate) snapshots: SnapshotOrders,
     /// To wait for this learner's disk.
@@ -187,13 +186,13 @@ impl Giver {
 
     /// Makes a snapshot, or takes the last, and sends the file to the acceptor. Returns once the file is durable there.
     async fn give(&mut self, acceptor: AcceptorUuid, above: Slot) -> Result<(), NotGiven> {
-        let listed = self.acceptors.iter().find(|listed| listed.is(acceptor));
-        let listed = Arc::clone(listed.ok_or(NotGiven::NotAsked)?);
+        let present = self.cluster.present();
+        let listed = Arc::clone(present.acceptor(acceptor).ok_or(NotGiven::NotAsked)?);
         let mut span = self
             .tracer
             .begin(Beginning::new("learner.snapshot", Parent::None));
         if let Some(span) = &mut span {
-            span.peer(listed.address());
+            listed.name_in(span);
         }
         let given = self.give_to(&listed, acceptor, above, span.as_mut()).await;
         if let Some(mut span) = span {
@@ -255,7 +254,7 @@ async fn upload(
     trace: Option<&SpanContext>,
 ) -> Result<(), NotGiven> {
     let (parts_in, parts) = mpsc::channel(1);
-    let (mut client, _socket) = acceptor.dedicated_client();
+    let (mut client, _socket) = acceptor.dedicated_client().map_err(|_| NotGiven::NotAsked)?;
     let mut request = Request::new(ReceiverStream::new(parts));
     trace::inject(&mut request, trace);
     let mut call = pin!(client.keep(request));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::{quorum::Configuration, slot::Slot},
+    paxos::slot::Slot,
     peer::Backoff,
     service::{failure::Failure, metrics::Counter},
     sqlite::DataDir,
@@ -18,7 +18,6 @@ use paxos_common::{
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    acceptors::ListedAcceptor,
     cluster::Cluster,
     cut_off::{CutOffCause, at_start, is_given_up, sources},
     disk::DiskSpace,
@@ -48,9 +47,7 @@ pub(crate) struct CutOffLearner {
 /// Everything needed to install a snapshot.
 #[derive(Debug)]
 pub(crate) struct Installer<'a> {
-    pub(crate) configuration: &'a Configuration,
     pub(crate) cluster: &'a Cluster,
-    pub(crate) acceptors: &'a [Arc<ListedAcceptor>],
     /// The acceptors' reports, kept up to date meanwhile.
     pub(crate) trims: &'a TrimBound,
     pub(crate) directory: &'a Arc<DataDir>,
@@ -80,7 +77,6 @@ impl Installer<'_> {
             "the acceptors have trimmed slots that this learner lacks: the learner installs a snapshot, and answers no \
              readers meanwhile"
         );
-        let quorum = self.cluster.electorate().quorums().phase1();
         let mut pauses = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         let mut reported: Option<Instant> = None;
         let begun = Instant::now();
@@ -109,6 +105,7 @@ impl Installer<'_> {
             }
             // Reports since the installation began: an older report may be of an acceptor that is gone, and the next start
             // would come back here at once.
+            let quorum = self.cluster.present().quorum();
             let standing = at_start(position, quorum, &self.trims.heard_since(begun));
             if is_given_up(cause, standing, is_useful, begun.elapsed()) {
                 tracing::info!("an acceptor has the slots: this learner learns without a snapshot");
@@ -127,13 +124,13 @@ impl Installer<'_> {
     /// Installs the snapshot of an acceptor.
     async fn attempt(&self, source: TrimReport, position: Slot) -> Result<(), InstallError> {
         let TrimReport { acceptor, trimmed_to } = source;
-        let listed = self.acceptors.iter().find(|listed| listed.is(acceptor));
-        let listed = listed.ok_or(InstallError::Gone)?;
+        let present = self.cluster.present();
+        let listed = present.acceptor(acceptor).ok_or(InstallError::Gone)?;
         self.target.send_replace(trimmed_to);
         let mut span = self.tracer.begin(Beginning::new("learner.install", Parent::None));
         if let Some(span) = &mut span {
             span.count(names::SLOT, trimmed_to.get());
-            span.peer(listed.address());
+            listed.name_in(span);
         }
         let begun = Instant::now();
         let installed = self.receive(listed, position).await;

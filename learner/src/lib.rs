@@ -18,9 +18,14 @@
 //! the running learner finds this out, the learner ends all these tasks but the service, installs the snapshot of an
 //! acceptor, and starts again: learner ◀── install ◀── acceptor.
 //!
+//! When the members of the cluster change, the connections to the members begin again in the next era: observe, tails and
+//! attach. The applier adopts a change; an acceptor's answer to `Form` reports a later configuration. The driver, the
+//! barrier, the writer and everything else follow the cluster, and go on.
+//!
 //! Every queue on the way is bounded: votes and values beyond the bound wait on the acceptor's disk.
 
 mod acceptors;
+mod addresses;
 mod apply;
 mod attach;
 mod barrier;
@@ -29,6 +34,7 @@ mod catch_up;
 mod changes;
 mod cluster;
 mod config;
+mod connections;
 mod cut_off;
 mod directory;
 mod disk;

@@ -1,8 +1,7 @@
 //! The end of the first catch-up: from then on, single values are traced.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use paxos_common::paxos::quorum::Tally;
 use tokio::sync::{mpsc, watch};
 
 use crate::{attach::Greeting, cluster::Cluster, progress::Progress, trace::ValueTracer};
@@ -17,16 +16,21 @@ pub(crate) async fn go_live_when_caught_up(
     mut applied: watch::Receiver<Progress>,
     values: ValueTracer,
 ) {
-    let electorate = cluster.electorate();
-    let mut reported = Tally::default();
+    let mut reported = BTreeSet::new();
     let mut target = applied.borrow().applied_to();
-    while reported.count() < electorate.quorums().phase1() {
+    loop {
+        let present = cluster.present();
+        let members = reported
+            .iter()
+            .filter(|&&acceptor| present.electorate().includes(acceptor));
+        if members.count() >= present.quorum() {
+            break;
+        }
         let Some(Greeting { acceptor, chosen_to }) = greetings.recv().await else {
             return;
         };
-        if reported.add(electorate, acceptor) {
-            target = target.max(chosen_to);
-        }
+        reported.insert(acceptor);
+        target = target.max(chosen_to);
     }
     drop(greetings);
     if applied

@@ -97,6 +97,11 @@ pub(crate) fn show(metrics: &Metrics, service: &LearnerService, catch_up: &Arc<C
         |service| service.log_from().map_or(0, |slot| slot.get()),
     );
     gauge(
+        "paxos.learner.era",
+        "Number of the configuration that this learner works with: each change of members begins the next era",
+        |service| service.era().get(),
+    );
+    gauge(
         "paxos.learner.reads_waiting",
         "Waiting linearizable reads",
         LearnerService::reads_waiting,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use paxos_common::{
     paxos::{
+        era::Era,
         identity::AcceptorUuid,
         message::{Row, VoteRange},
         slot::Slot,
@@ -30,6 +31,8 @@ pub(crate) struct ObserveContext {
     pub(crate) driver: mpsc::Sender<DriverEvent>,
     /// The first unlearned slot.
     pub(crate) next: watch::Receiver<Slot>,
+    /// The era of the streams. A later era opens all streams again.
+    pub(crate) era: Era,
 }
 
 /// The driver is gone: the learner stops.
@@ -164,7 +167,7 @@ impl ObserveContext {
             from: from.get(),
         };
         tracing::debug!(address = %acceptor.address(), %from, ?kind, "observing");
-        let mut client = acceptor.client();
+        let mut client = acceptor.client()?;
         let mut frames = within_deadline(client.observe(request)).await?.into_inner();
         acceptor.answered();
         while let Some(frame) = frames.message().await.map_err(Unusable::from)? {
@@ -172,9 +175,23 @@ impl ObserveContext {
             backoff.reset();
             acceptor.proved();
             let frame = read_frame(frame, kind).map_err(Unusable::from)?;
+            if self.has_later_votes(&frame) {
+                // Such votes say only that the acceptor holds a later configuration. If the acceptor reports the configuration,
+                // the learner adopts it, and this task ends.
+                if let Err(reason) = self.cluster.ask(acceptor).await {
+                    tracing::debug!(address = %acceptor.address(), %reason, "votes of a later era");
+                }
+            }
             self.offer(member.acceptor, frame).await?;
         }
         Ok(())
+    }
+
+    fn has_later_votes(&self, frame: &FrameContent) -> bool {
+        match frame {
+            FrameContent::Votes(votes) => votes.iter().any(|votes| votes.ballot.era() > self.era),
+            FrameContent::Rows { .. } => false,
+        }
     }
 
     /// Hands a frame to the driver. Content beyond the driver's window is held here, and no further frame is read until

@@ -79,8 +79,12 @@ pub(crate) fn read_commands(slot: Slot, value: &Value) -> Result<Decoded, TooOld
             commands: Vec::new(),
             unreadable: Some(error),
         }),
-        // This release serves no changes: see `SERVED_ERA_MAX`.
-        Contents::Change(_) => Err(TooOld(Version { slot, offset: 0 })),
+        // For the state machine a no-op.
+        Contents::Change(_) => Ok(Decoded {
+            shown: Vec::new(),
+            commands: Vec::new(),
+            unreadable: None,
+        }),
         Contents::Newer(offset) => Err(TooOld(Version {
             slot,
             offset: u16::try_from(offset).unwrap_or(u16::MAX),

@@ -15,7 +15,7 @@ use std::{
 use futures::StreamExt as _;
 use paxos_common::{
     paxos::{
-        identity::{AcceptorUuid, ClusterId},
+        identity::AcceptorUuid,
         machine::Machine,
         origin::Origin,
         slot::{Slot, Version},
@@ -41,6 +41,7 @@ use crate::{
     barrier::{Barrier, BarrierError},
     catch_up::CatchUp,
     changes,
+    cluster::Cluster,
     disk::DiskSpace,
     history::History,
     install::InstallProgress,
@@ -68,7 +69,7 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// The state available once the cluster is found.
 #[derive(Debug)]
 pub(crate) struct ServingState {
-    pub(crate) cluster: ClusterId,
+    pub(crate) cluster: Arc<Cluster>,
     /// The backup that the cluster began with, if any.
     pub(crate) origin: Option<Origin>,
     pub(crate) knowledge: Arc<Knowledge>,
@@ -185,11 +186,6 @@ impl LearnerService {
     /// The oldest kept slot of the log; `None` before the cluster is found.
     pub(crate) fn log_from(&self) -> Option<Slot> {
         self.look().map(|opened| opened.history.kept().from)
-    }
-
-    /// Number of waiting linearizable reads.
-    pub(crate) fn reads_waiting(&self) -> u64 {
-        self.look().map_or(0, |opened| opened.barrier.waiting())
     }
 
     /// Number of registers with a value.

@@ -9,7 +9,7 @@ mod write;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use paxos_common::{
-    paxos::{identity::ClusterId, quorum::Configuration, slot::Slot},
+    paxos::slot::Slot,
     service::{failure::Failure, shutdown::Shutdown},
 };
 use tokio::{
@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    cluster::Cluster,
     knowledge::KeptView,
     log_growth::LogGrowth,
     snapshot_file::{self, RecordOrder, RecordedSnapshot, SnapshotFile},
@@ -88,8 +89,7 @@ impl SnapshotOrders {
 #[derive(Debug)]
 pub(crate) struct MakerInputs {
     /// For the headers of the files.
-    pub(crate) cluster: ClusterId,
-    pub(crate) configuration: Configuration,
+    pub(crate) cluster: Arc<Cluster>,
     /// Of the files.
     pub(crate) directory: PathBuf,
     /// To the applier: keeps the present state.
@@ -269,13 +269,19 @@ impl SnapshotMaker {
         asked.map_err(|_| NotWritten::Stopping)?;
         let view = view.await.map_err(|_| NotWritten::Stopping)?;
         let MakerInputs {
-            cluster,
-            configuration,
-            directory,
-            ..
+            cluster, directory, ..
         } = &self.inputs;
         let bytes = self.inputs.growth.snapshot_bytes();
-        let writer = StateWriter::begin(view, *cluster, configuration, directory.clone(), bytes).await?;
+        // After the state is kept: the configuration is not below a change in this state.
+        let present = cluster.present();
+        let writer = StateWriter::begin(
+            view,
+            cluster.id(),
+            present.configuration(),
+            directory.clone(),
+            bytes,
+        )
+        .await?;
         let file = Arc::new(writer.write(is_wanted).await?);
         let summary = &file.summary;
         self.record(RecordedSnapshot::of(summary), covered).await?;
@@ -341,7 +347,7 @@ async fn until_due(due: &mut watch::Receiver<bool>) -> bool {
 #[cfg(test)]
 pub(crate) async fn write_file(
     view: KeptView,
-    cluster: ClusterId,
+    cluster: paxos_common::paxos::identity::ClusterId,
     directory: &std::path::Path,
 ) -> SnapshotFile {
     let configuration = crate::store::testing::configuration();

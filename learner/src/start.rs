@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use paxos_common::{
-    paxos::{identity::AcceptorUuid, message::Leadership, quorum::Configuration, slot::Slot},
+    paxos::{identity::AcceptorUuid, message::Leadership, slot::Slot},
     peer::{Address, Dialer},
     service::{failure::Failure, shutdown::Shutdown},
     sqlite::DataDir,
@@ -17,14 +17,16 @@ use tokio::{
 use tokio_util::sync::DropGuard;
 
 use crate::{
-    acceptors::ListedAcceptor,
+    addresses::AddressBook,
     attach::Reporter,
     catch_up::CatchUp,
     cluster::Cluster,
     config::Config,
+    connections::{Connections, FollowingTasks},
     cut_off::{CutOffCause, GivenUp, StartStanding, sources},
     disk::DiskSpace,
-    fill, forming,
+    fill,
+    forming::Finder,
     give::{Giver, Wishes},
     history::History,
     install::{CutOffLearner, Installer},
@@ -38,6 +40,7 @@ use crate::{
     snapshots::SnapshotMaker,
     store::{self, Log, Store, StoreOpening},
     survey,
+    tails::Asker,
     trims::TrimBound,
 };
 use learning::LearningTasks;
@@ -71,9 +74,7 @@ pub(crate) struct Starter {
 
 /// The cluster, and everything known of its acceptors: kept from one start of learning to the next.
 struct FoundCluster {
-    configuration: Configuration,
     cluster: Arc<Cluster>,
-    acceptors: Vec<Arc<ListedAcceptor>>,
     trims: Arc<TrimBound>,
     /// The acceptors' wishes for snapshots.
     wishes: Arc<Wishes>,
@@ -155,24 +156,21 @@ impl Starter {
 
     /// Finds the cluster.
     async fn find(&self) -> Result<FoundCluster, Failure> {
-        let acceptors: Vec<_> = self
-            .config
-            .acceptors
-            .iter()
-            .cloned()
-            .map(|address| ListedAcceptor::new(address, self.dialer.clone()))
-            .collect();
         // First of all: the file may take the last space of the disk.
         snapshot_file::remove_unfinished(self.directory.path().to_owned()).await;
-        let configuration = forming::find(&acceptors).await.map_err(Failure::refused)?;
-        let cluster = Arc::new(Cluster::new(&configuration, acceptors.clone()));
-        let quorum = cluster.electorate().quorums().phase1();
-        self.catch_up.expect(quorum);
+        let book = AddressBook::new(self.config.acceptors.clone(), self.dialer.clone());
+        let finder = Finder {
+            book: Arc::new(book),
+            cluster: self.config.cluster,
+            directory: &self.directory,
+        };
+        let configuration = finder.find().await.map_err(Failure::refused)?;
+        let cluster = Arc::new(Cluster::new(&configuration, finder.book));
+        let present = cluster.present();
+        self.catch_up.adopt(present.electorate());
         Ok(FoundCluster {
-            configuration,
             cluster,
-            acceptors,
-            trims: Arc::new(TrimBound::new(quorum)),
+            trims: Arc::new(TrimBound::new(present.quorum())),
             wishes: Arc::default(),
         })
     }
@@ -187,12 +185,7 @@ impl Starter {
         mut interrupted: Option<InterruptedLearner>,
         given_up: GivenUp,
     ) -> Result<LearningSession, Failure> {
-        let FoundCluster {
-            cluster,
-            acceptors,
-            trims,
-            ..
-        } = found;
+        let FoundCluster { cluster, trims, .. } = found;
         let mut reporting = None;
         loop {
             if let Some(interrupted) = interrupted.take() {
@@ -202,7 +195,11 @@ impl Starter {
             }
             let store = self.open_store(found).await?;
             let position = store.progress.applied_to();
-            let (standing, reports) = survey::ask_all(cluster, acceptors, position, trims).await;
+            if let Some(stored) = &store.configuration {
+                // The last slot may be a change that is not in force yet.
+                cluster.adopt(stored, position);
+            }
+            let (standing, reports) = survey::ask_all(cluster, position, trims).await;
             if standing == StartStanding::CutOff {
                 self.service.close();
                 interrupted = Some(InterruptedLearner {
@@ -235,10 +232,11 @@ impl Starter {
 
     /// Opens the files of this learner. Readers get the reason to wait.
     async fn open_store(&self, found: &FoundCluster) -> Result<store::OpenedStore, Failure> {
+        let present = found.cluster.present();
         let opening = StoreOpening {
             directory: Arc::clone(&self.directory),
             cluster: found.cluster.id(),
-            configuration: &found.configuration,
+            configuration: present.configuration(),
             disk: &self.disk,
             work: self.service.start_work(),
         };
@@ -267,13 +265,17 @@ impl Starter {
             installing_to,
             ..self.reporter(found, applied, &tasks)
         };
-        for acceptor in &found.acceptors {
-            tasks.spawn(reporter.clone().stay_attached(Arc::clone(acceptor)));
-        }
+        let connections = Connections {
+            cluster: Arc::clone(&found.cluster),
+            reporter,
+            following: None,
+            catch_up: Arc::clone(&self.catch_up),
+            trims: Arc::clone(&found.trims),
+            shutdown: tasks.clone(),
+        };
+        tasks.spawn_until_stop(connections.keep());
         let installer = Installer {
-            configuration: &found.configuration,
             cluster: &found.cluster,
-            acceptors: &found.acceptors,
             trims: &found.trims,
             directory: &self.directory,
             disk: &self.disk,
@@ -299,9 +301,7 @@ impl Starter {
         given_up: GivenUp,
     ) -> LearningSession {
         let FoundCluster {
-            configuration,
             cluster,
-            acceptors,
             trims,
             wishes,
         } = found;
@@ -310,14 +310,13 @@ impl Starter {
         let (learning, maker) = self.start_learning(found, store, &shutdown);
         let (leadership, leadership_seen) = watch::channel(fill::no_leader());
         let applied = learning.applied.clone();
-        let barrier = self.start_barrier(cluster, acceptors, applied.clone(), leadership_seen, &shutdown);
+        let (barrier, asker) = self.start_barrier(cluster, applied.clone(), leadership_seen, &shutdown);
         let (snapshots, maker) = SnapshotMaker::new(maker);
         let making = maker.run(shutdown.clone());
         shutdown.spawn_vital("maker of snapshots", making);
         let giver = Giver {
             learner: self.learner,
             cluster: Arc::clone(cluster),
-            acceptors: acceptors.clone(),
             wishes: Arc::clone(wishes),
             snapshots: snapshots.clone(),
             durable: learning.knowledge.durable(),
@@ -340,8 +339,8 @@ impl Starter {
             }
         });
         self.service.open(ServingState {
-            cluster: cluster.id(),
-            origin: configuration.origin().cloned(),
+            origin: cluster.present().configuration().origin().cloned(),
+            cluster: Arc::clone(cluster),
             history: History::new(&learning.knowledge, log.clone()),
             knowledge: Arc::clone(&learning.knowledge),
             applied: applied.clone(),
@@ -352,7 +351,7 @@ impl Starter {
             installing: Arc::clone(self.service.installing()),
             tracer: self.tracer.clone(),
         });
-        self.start_observing(found, learning, leadership, served_by, &shutdown);
+        self.start_observing(found, learning, (leadership, asker), served_by, &shutdown);
         LearningSession {
             log,
             applied,
@@ -361,22 +360,21 @@ impl Starter {
         }
     }
 
-    /// Starts the tasks that follow the acceptors and report to the acceptors.
+    /// Starts the tasks that follow the members, ask the members, and report to the members.
     fn start_observing(
         &self,
         found: &FoundCluster,
         learning: LearningTasks,
-        leadership: watch::Sender<Leadership>,
+        (leadership, asker): (watch::Sender<Leadership>, Asker),
         served_by: Option<AcceptorUuid>,
         shutdown: &Shutdown,
     ) {
-        let FoundCluster {
-            cluster, acceptors, ..
-        } = found;
+        let cluster = &found.cluster;
         let observer = ObserveContext {
             cluster: Arc::clone(cluster),
             driver: learning.events,
             next: learning.next,
+            era: cluster.present().era(),
         };
         let (greetings_in, greetings) = mpsc::channel(GREETINGS_MAX);
         let reporter = Reporter {
@@ -385,14 +383,21 @@ impl Starter {
             leadership,
             ..self.reporter(found, learning.applied.clone(), shutdown)
         };
-        for acceptor in acceptors {
-            shutdown.spawn_until_stop(observer.clone().follow_votes(Arc::clone(acceptor)));
-            shutdown.spawn(reporter.clone().stay_attached(Arc::clone(acceptor)));
-        }
-        let serves = |acceptor: &Arc<ListedAcceptor>| served_by.is_some_and(|uuid| acceptor.is(uuid));
-        let first = acceptors.iter().position(serves);
-        let first = first.unwrap_or_else(|| rand::random_range(0..acceptors.len()));
-        shutdown.spawn_until_stop(observer.follow_values(acceptors.clone(), first, learning.stalls));
+        let connections = Connections {
+            cluster: Arc::clone(cluster),
+            reporter,
+            following: Some(FollowingTasks {
+                observer,
+                asker,
+                stalls: learning.stalls,
+                feed: learning.feed,
+                served_by,
+            }),
+            catch_up: Arc::clone(&self.catch_up),
+            trims: Arc::clone(&found.trims),
+            shutdown: shutdown.clone(),
+        };
+        shutdown.spawn_until_stop(connections.keep());
         let (applied, values) = (learning.applied, learning.values);
         let going_live = go_live_when_caught_up(Arc::clone(cluster), greetings, applied, values);
         shutdown.spawn_until_stop(going_live);

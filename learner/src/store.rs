@@ -13,7 +13,9 @@
 //! - A failed write is final: the process ends, and the next start continues from the content of the file. A write that
 //!   met a full disk or a locked file has written nothing, and is tried again.
 //! - A damaged file is set aside, also after damage of its snapshot file, and everything is learned again. A file of schema
-//!   version 4 is upgraded, an older file is removed.
+//!   version 4 or 5 is upgraded, an older file is removed.
+//! - `state.configuration` is written with `applied_to`, and is never below a change of members below `applied_to`. The
+//!   configuration of a file never goes back; a file that takes the place of another file begins with the later one.
 //! - A learner that lacks trimmed slots installs a snapshot: a new file takes the place of the old file.
 
 mod aside;
@@ -22,6 +24,7 @@ mod import;
 mod load;
 mod log;
 mod open;
+mod peek;
 mod place;
 mod replay;
 mod schema_4;
@@ -38,7 +41,7 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::{identity::ClusterId, machine::Machine, slot::Slot, value::Value},
+    paxos::{identity::ClusterId, machine::Machine, quorum::Configuration, slot::Slot, value::Value},
     sqlite::{self, DataDir, SqliteError, checksum, foreign_lock::is_locked, wal_limit::WalLimit},
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -58,13 +61,14 @@ pub(crate) use error::{StoreError, StoreWriteError};
 pub(crate) use import::StoreImport;
 pub(crate) use log::{Log, LogReadError};
 pub(crate) use open::StoreOpening;
+pub(crate) use peek::stored_configuration;
 pub(crate) use place::PlaceError;
 pub(crate) use sweep::SweptRows;
 
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
-const SCHEMA_VERSION: i32 = 5;
+const SCHEMA_VERSION: i32 = 6;
 /// `pxLn`: distinguishes this file from an acceptor's.
 const APPLICATION_ID: i32 = 0x7078_4c6e;
 /// Length of the write-ahead log at a checkpoint, in pages: SQLite's usual 4 MiB. Only a learner's own readers wait for
@@ -72,6 +76,11 @@ const APPLICATION_ID: i32 = 0x7078_4c6e;
 const CHECKPOINT_PAGES: u32 = 1_000;
 /// Number of connections for subscribers: reads are short, and two cores gain nothing from more.
 const READERS: u32 = 4;
+/// The end of a transaction, for the state record and the commit.
+const UPDATE: &str = "UPDATE state SET applied_to = ?, digest = ?, state_digest = ?, checksum = ?; COMMIT";
+/// The same with another configuration.
+const UPDATE_CONFIGURATION: &str =
+    "UPDATE state SET applied_to = ?, digest = ?, state_digest = ?, checksum = ?, configuration = ?; COMMIT";
 /// Maximum number of rows in an INSERT: five parameters each, well below SQLite's limit of 32,766.
 const INSERT_ROWS_MAX: usize = 1_024;
 
@@ -86,6 +95,9 @@ pub(crate) struct OpenedStore {
     pub(crate) snapshot: Option<Arc<SnapshotFile>>,
     /// Size of the log after the snapshot in bytes.
     pub(crate) log_bytes: u64,
+    /// The latest configuration that this learner had worked with; `None`: that of the first era, in a file of an older
+    /// release.
+    pub(crate) configuration: Option<Arc<Configuration>>,
 }
 
 impl OpenedStore {
@@ -107,6 +119,8 @@ pub(crate) struct Transaction {
     pub(crate) marks: Vec<Mark>,
     /// The progress after these records.
     pub(crate) progress: Progress,
+    /// The configuration of the learner, at least of the era of the latest change in these records.
+    pub(crate) configuration: Arc<Configuration>,
 }
 
 impl Transaction {
@@ -218,7 +232,8 @@ impl Store {
             push_tuples(&mut sql, transaction.marks.len(), "(?, ?, ?)");
             sql.push_str("; ");
         }
-        sql.push_str("UPDATE state SET applied_to = ?, digest = ?, state_digest = ?, checksum = ?; COMMIT");
+        let is_news = self.written.lacks(&transaction.configuration);
+        sql.push_str(if is_news { UPDATE_CONFIGURATION } else { UPDATE });
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for mark in &transaction.marks {
             query = query
@@ -231,15 +246,18 @@ impl Store {
             applied_to: to,
             digest,
             state: state.expect("the digest after an applied slot is known"),
-            ..self.written
+            configuration: Some(self.written.configuration_after(&transaction.configuration)),
+            ..self.written.clone()
         };
-        query
+        query = query
             .bind(integer(to))
             .bind(&digest.as_bytes()[..])
             .bind(state.state.to_bytes().to_vec())
-            .bind(state.checksum())
-            .execute(&mut self.connection)
-            .await?;
+            .bind(state.checksum());
+        if is_news {
+            query = query.bind(state.configuration_column());
+        }
+        query.execute(&mut self.connection).await?;
         Ok(state)
     }
 
@@ -262,7 +280,7 @@ impl Store {
     ) -> Result<(), StoreWriteError> {
         let state = StoredState {
             snapshot: Some(snapshot),
-            ..self.written
+            ..self.written.clone()
         };
         let durably = set_synchronous(&mut self.connection, "FULL").await;
         durably.map_err(|error| self.failed(error))?;

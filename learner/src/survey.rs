@@ -1,9 +1,6 @@
 //! Asks the acceptors once, at the start of learning, for the beginnings of their logs.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{
@@ -16,7 +13,7 @@ use tokio::time::timeout_at;
 
 use crate::{
     acceptors::{ListedAcceptor, within_deadline},
-    cluster::Cluster,
+    cluster::{Cluster, EraMembers},
     cut_off::{StartStanding, at_start},
     trims::{TrimBound, TrimReport},
 };
@@ -25,19 +22,35 @@ use crate::{
 /// the acceptors.
 const FURTHER_MAX: Duration = Duration::from_millis(100);
 
-/// The standing of a learner with this position, and the answers. Asks all acceptors, and waits for all answers, or for
+/// The standing of a learner with this position, and the answers. Asks all members, and waits for all answers, or for
 /// the first acceptor with all slots from the position on and a moment longer. The answers are added to `trims`.
 ///
 /// # Cancel safety
 /// Safe: the function only asks.
 pub(crate) async fn ask_all(
     cluster: &Cluster,
-    acceptors: &[Arc<ListedAcceptor>],
     position: Slot,
     trims: &TrimBound,
 ) -> (StartStanding, Vec<TrimReport>) {
-    let quorum = cluster.electorate().quorums().phase1();
-    let mut answers: FuturesUnordered<_> = acceptors.iter().map(|acceptor| ask(cluster, acceptor)).collect();
+    loop {
+        let present = cluster.present();
+        let answered = ask_members(cluster, &present, position, trims).await;
+        // The answers of the members of an earlier era decide nothing.
+        if cluster.present().era() == present.era() {
+            return answered;
+        }
+    }
+}
+
+async fn ask_members(
+    cluster: &Cluster,
+    present: &EraMembers,
+    position: Slot,
+    trims: &TrimBound,
+) -> (StartStanding, Vec<TrimReport>) {
+    let quorum = present.quorum();
+    let acceptors = present.acceptors().iter();
+    let mut answers: FuturesUnordered<_> = acceptors.map(|acceptor| ask(cluster, acceptor)).collect();
     let mut reports = Vec::new();
     let mut due: Option<tokio::time::Instant> = None;
     loop {
@@ -65,7 +78,7 @@ async fn ask(cluster: &Cluster, acceptor: &ListedAcceptor) -> Result<TrimReport,
         caller: Some(wire::caller(Some(cluster.id()))),
         nonce: rand::random(),
     };
-    let answer = within_deadline(acceptor.client().tail(request))
+    let answer = within_deadline(acceptor.client()?.tail(request))
         .await?
         .into_inner();
     cluster.check(answer.stamp.as_ref(), member)?;

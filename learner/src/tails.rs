@@ -124,9 +124,9 @@ impl Asker {
         });
         let mut span = self.tracer.call(question.trace.as_ref(), method::TAIL);
         trace::inject(&mut request, span.as_ref().map(Span::context));
-        let answer = within_deadline(acceptor.client().tail(request)).await;
+        let answer = within_deadline(acceptor.client()?.tail(request)).await;
         if let Some(span) = &mut span {
-            span.peer(acceptor.address());
+            acceptor.name_in(span);
             if let Some(name) = acceptor.name() {
                 span.set(names::ACCEPTOR, name.to_owned());
             }

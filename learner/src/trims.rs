@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paxos_common::paxos::{identity::AcceptorUuid, slot::Slot};
+use paxos_common::paxos::{identity::AcceptorUuid, quorum::Electorate, slot::Slot};
 use tokio::sync::watch;
 
 /// How long an acceptor's report counts: acceptors report at least once every 2 s.
@@ -31,6 +31,12 @@ impl TrimReports {
     fn new(quorum: usize) -> Self {
         let heard = BTreeMap::new();
         Self { quorum, heard }
+    }
+
+    /// The members from now on. The reports of other acceptors are forgotten.
+    fn adopt(&mut self, electorate: &Electorate) {
+        self.quorum = electorate.quorums().phase1();
+        self.heard.retain(|&acceptor, _| electorate.includes(acceptor));
     }
 
     /// Takes an acceptor's report. Returns the lowest recent report; `None` while too few acceptors have reported
@@ -81,6 +87,11 @@ impl TrimBound {
         }
     }
 
+    /// The members from now on: a quorum of them has to report before the bound rises.
+    pub(crate) fn adopt(&self, electorate: &Electorate) {
+        self.lock().adopt(electorate);
+    }
+
     /// An acceptor reports its first readable slot.
     pub(crate) fn reported(&self, acceptor: AcceptorUuid, trimmed_to: Slot, now: Instant) {
         let mut reports = self.lock();
@@ -129,6 +140,7 @@ mod tests {
     use paxos_test_values::{acceptor, slot};
 
     use super::*;
+    use crate::cluster::electorate_of;
 
     #[test]
     fn bound_is_the_lowest_recent_report_of_a_quorum() {
@@ -181,5 +193,21 @@ mod tests {
         bound.reported(acceptor(2), slot(3), now);
         assert!(!seen.has_changed().unwrap());
         assert_eq!(*seen.borrow_and_update(), slot(7));
+    }
+
+    #[test]
+    fn reports_of_removed_acceptors_hold_back_nothing() {
+        let bound = TrimBound::new(2);
+        let now = Instant::now();
+        for (number, trimmed_to) in [(1, 10), (2, 20), (3, 5)] {
+            bound.reported(acceptor(number), slot(trimmed_to), now);
+        }
+        assert_eq!(*bound.follow().borrow(), slot(10));
+        bound.adopt(&electorate_of([1, 2, 4, 6, 7]));
+        assert_eq!(bound.fresh(now).len(), 2);
+        bound.reported(acceptor(1), slot(40), now);
+        assert_eq!(*bound.follow().borrow(), slot(10), "two of five are no quorum");
+        bound.reported(acceptor(4), slot(30), now);
+        assert_eq!(*bound.follow().borrow(), slot(20));
     }
 }

@@ -26,6 +26,9 @@
 //! configuration, and proves nothing in another: on a change of era, every waiting read loses its bound, and a fresh round
 //! begins among the new members.
 //!
+//! A change is chosen before the new configuration takes force, so the new members may lack votes for a moment. Until a slot
+//! of the new era is applied here, a short round proves no loss: see [`Reading::adopt`].
+//!
 //! Source: Charapko, Ailijiang, Demirbas, *Linearizable Quorum Reads in Paxos* (2019).
 
 use std::collections::BTreeMap;
@@ -133,6 +136,8 @@ pub struct Reading {
     effects: Vec<ReadEffect>,
     /// Slots missing from the latest short rounds.
     missing: Option<Missing>,
+    /// A short round proves a loss only if a slot from here on was applied when the round began.
+    proves_from: Slot,
     /// Acceptors were found to have lost votes.
     has_ended: bool,
 }
@@ -190,18 +195,33 @@ impl Reading {
             next_generation: 0,
             effects: Vec::new(),
             missing: None,
+            proves_from: Slot::ZERO,
             has_ended: false,
+        }
+    }
+
+    /// The same for a reader that may have adopted its configuration before it was in force: see [`Self::adopt`].
+    #[must_use]
+    pub fn proving_from(self, slot: Slot) -> Self {
+        Self {
+            proves_from: slot,
+            ..self
         }
     }
 
     /// Works with the members of a later era from now on. Waiting reads stay, and lose the bounds that they hold; the present
     /// round ends, and a fresh round of all new members begins. An earlier era, the present one, or another cluster changes
     /// nothing.
-    pub fn adopt(&mut self, electorate: &Electorate) {
+    ///
+    /// `proves_from`: the slot after the change that was applied, because slots from there on are of the new era. Until such a
+    /// slot is applied, the configuration may not be in force, and short rounds prove no loss. Slot 0 for a configuration
+    /// that is known to be in force.
+    pub fn adopt(&mut self, electorate: &Electorate, proves_from: Slot) {
         if self.has_ended || !electorate.is_later_than(&self.electorate) {
             return;
         }
         self.electorate = electorate.clone();
+        self.proves_from = proves_from;
         for bound in self.waiting.values_mut() {
             *bound = None;
         }
@@ -283,7 +303,9 @@ impl Reading {
             if !round.is_short {
                 round.is_short = true;
                 let applied_to = round.applied_to;
-                self.missed(bound, applied_to);
+                if applied_to > self.proves_from {
+                    self.missed(bound, applied_to);
+                }
             }
             return;
         }

@@ -51,7 +51,7 @@ impl TryFrom<pb::Configuration> for Configuration {
 ///
 /// # Errors
 /// A field is malformed.
-pub(super) fn configuration_of_any_era(configuration: pb::Configuration) -> Result<Configuration, Malformed> {
+pub fn configuration_of_any_era(configuration: pb::Configuration) -> Result<Configuration, Malformed> {
     let member = |member: pb::Member| {
         let read = MemberEntry {
             address: member.address.into(),

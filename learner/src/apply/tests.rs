@@ -3,14 +3,18 @@
 use std::path::Path;
 
 use paxos_common::{
-    paxos::{identity::ClusterId, machine::Machine},
-    wire::command::{append, encode},
+    paxos::{identity::ClusterId, machine::Machine, quorum::Configuration},
+    wire::{
+        self,
+        command::{append, encode},
+    },
 };
 use paxos_proto::v1::{self as pb, command::Operation};
 use tokio::time::timeout;
 
 use super::*;
 use crate::{
+    cluster::cluster_of,
     log_growth::LogGrowth,
     metrics::Instruments,
     persist::{Writer, WriterInputs},
@@ -65,6 +69,8 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
     let applier = Applier {
         knowledge: Arc::clone(&knowledge),
         progress: found.progress,
+        cluster: cluster_of(&testing::configuration()),
+        stored_era: Era::FIRST,
         applied,
         transactions,
         views: mpsc::channel(1).1,
@@ -137,6 +143,7 @@ struct PacedApplier {
     learned: mpsc::Sender<Batch>,
     applied: watch::Receiver<Progress>,
     transactions: mpsc::Receiver<Transaction>,
+    cluster: Arc<Cluster>,
 }
 
 impl PacedApplier {
@@ -145,9 +152,12 @@ impl PacedApplier {
         let (applied, seen) = watch::channel(Progress::default());
         let (transactions, handed_on) = mpsc::channel(TRANSACTIONS_MAX);
         let knowledge = Arc::new(Knowledge::new(Machine::default()));
+        let cluster = cluster_of(&testing::configuration());
         let applier = Applier {
             knowledge: Arc::clone(&knowledge),
             progress: Progress::default(),
+            cluster: Arc::clone(&cluster),
+            stored_era: Era::FIRST,
             applied,
             transactions,
             views: mpsc::channel(1).1,
@@ -162,6 +172,7 @@ impl PacedApplier {
             learned,
             applied: seen,
             transactions: handed_on,
+            cluster,
         }
     }
 
@@ -282,6 +293,8 @@ async fn learner_stops_at_a_command_of_a_later_release() {
     let applier = Applier {
         knowledge,
         progress: Progress::default(),
+        cluster: cluster_of(&testing::configuration()),
+        stored_era: Era::FIRST,
         applied,
         transactions,
         views: mpsc::channel(1).1,
@@ -293,4 +306,69 @@ async fn learner_stops_at_a_command_of_a_later_release() {
     let failure = applier.run(receiver).await.unwrap_err();
     assert_eq!(failure.code, paxos_common::service::failure::Exit::Refused);
     assert!(failure.to_string().contains("newer"), "{failure}");
+}
+
+/// The configuration of the next era, with other members.
+fn next_configuration() -> Configuration {
+    testing::next_configuration(&testing::configuration())
+}
+
+#[tokio::test]
+async fn change_of_members_is_adopted_before_it_shows_as_applied() {
+    let mut applier = PacedApplier::start(COMMIT_INTERVAL);
+    let change = wire::stored::change(&next_configuration());
+    let mut eras = applier.cluster.follow();
+    let mut seen = applier.applied.clone();
+    let shows = tokio::spawn(async move {
+        let beyond = |progress: &Progress| progress.applied_to() > slot(2);
+        seen.wait_for(beyond).await.unwrap();
+        eras.borrow_and_update().era().get()
+    });
+    applier.apply(0, 2).await;
+    let mut next = batch(3, 4);
+    next.insert(0, (slot(2), change));
+    applier.learned.send(next).await.unwrap();
+    assert_eq!(shows.await.unwrap(), 1);
+    let present = applier.cluster.present();
+    assert_eq!(**present.configuration(), next_configuration());
+    // Slots from there on are of the new era.
+    assert_eq!(present.proves_from(), slot(3));
+    // The change is handed out like a no-op.
+    let record = applier.knowledge.recent(|recent| recent.record(slot(2))).unwrap();
+    assert_eq!((record.commands.len(), record.judgements.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn change_and_the_configuration_after_it_are_handed_on_together() {
+    let mut applier = PacedApplier::start(NEVER);
+    applier.apply(0, 1).await;
+    let first = applier.transactions.recv().await.unwrap();
+    assert_eq!(first.configuration.era(), Era::FIRST);
+    let change = wire::stored::change(&next_configuration());
+    applier.learned.send(vec![(slot(1), change)]).await.unwrap();
+    let second = timeout(PATIENCE, applier.transactions.recv()).await;
+    let second = second.expect("an era is handed on at once").unwrap();
+    assert_eq!((second.records.len(), second.configuration.era().get()), (1, 1));
+    assert_eq!(second.progress.applied_to(), slot(2));
+}
+
+#[tokio::test]
+async fn configuration_reported_by_an_acceptor_is_handed_on_without_slots() {
+    let mut applier = PacedApplier::start(NEVER);
+    applier.apply(0, 1).await;
+    assert_eq!(applier.next().await, (0, 1));
+    applier.cluster.adopt(&next_configuration(), Slot::ZERO);
+    let transaction = timeout(PATIENCE, applier.transactions.recv()).await;
+    let transaction = transaction.expect("an era is handed on at once").unwrap();
+    assert_eq!(
+        (transaction.records.len(), transaction.configuration.era().get()),
+        (0, 1)
+    );
+    // The change itself is an ordinary value then.
+    let change = wire::stored::change(&next_configuration());
+    applier.learned.send(vec![(slot(1), change)]).await.unwrap();
+    let beyond = |progress: &Progress| progress.applied_to() > slot(1);
+    applier.applied.wait_for(beyond).await.unwrap();
+    assert_eq!(applier.cluster.present().proves_from(), Slot::ZERO);
+    assert!(applier.transactions.try_recv().is_err(), "handed on once");
 }

@@ -12,7 +12,11 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::progress::Mark;
+use crate::{
+    cluster::{Cluster, cluster_of},
+    progress::Mark,
+    store::testing::next_configuration,
+};
 
 /// A barrier with the test as its acceptors.
 struct BarrierRig {
@@ -21,6 +25,7 @@ struct BarrierRig {
     tails: mpsc::Sender<TailReport>,
     applied: watch::Sender<Progress>,
     fill: watch::Receiver<Option<Slot>>,
+    cluster: Arc<Cluster>,
     shutdown: Shutdown,
 }
 
@@ -58,8 +63,8 @@ impl BarrierRig {
             fill,
             rounds,
         };
-        let electorate = configuration.electorate();
-        let (barrier, keeper) = barrier(electorate, tails, applied_seen, outputs, Tracer::off());
+        let cluster = cluster_of(&configuration);
+        let (barrier, keeper) = barrier(cluster.follow(), tails, applied_seen, outputs, Tracer::off());
         let shutdown = Shutdown::new(&CancellationToken::new());
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         Self {
@@ -68,6 +73,7 @@ impl BarrierRig {
             tails: tails_in,
             applied,
             fill: fill_seen,
+            cluster,
             shutdown,
         }
     }
@@ -258,4 +264,53 @@ async fn stop_ends_waiting_reads_and_later_ones() {
     rig.shutdown.begin();
     assert_eq!(soon(read).await.unwrap(), Err(BarrierError::Stopping));
     assert_eq!(soon(rig.barrier.pass(None)).await, Err(BarrierError::Stopping));
+}
+
+#[tokio::test]
+async fn read_that_waits_asks_the_new_members_when_the_members_change() {
+    let mut rig = BarrierRig::new();
+    let read = rig.read();
+    let earlier = rig.asked().await;
+    // The bound is 7: the change is in slot 6.
+    rig.tell(1, earlier, 7).await;
+    rig.tell(2, earlier, 7).await;
+    let present = rig.cluster.present();
+    let next = next_configuration(present.configuration());
+    rig.cluster.adopt(&next, slot(7));
+    rig.applied.send_replace(applied_to(7));
+    let nonce = rig.asked().await;
+    assert_ne!(nonce, earlier);
+    assert!(!read.is_finished(), "a bound of the earlier era answers nothing");
+    // Removed members, and an answer to the earlier question.
+    rig.tell(1, nonce, 7).await;
+    rig.tell(2, nonce, 7).await;
+    rig.tell(4, earlier, 7).await;
+    rig.tell(3, nonce, 7).await;
+    // Not a quorum: after L the question is repeated.
+    assert_eq!(rig.asked().await, nonce);
+    assert!(!read.is_finished());
+    rig.tell(4, nonce, 7).await;
+    assert_eq!(soon(read).await.unwrap(), Ok(slot(7)));
+}
+
+#[tokio::test]
+async fn members_that_lack_the_change_end_no_learner_until_their_era_has_a_slot() {
+    let mut rig = BarrierRig::new();
+    let next = next_configuration(rig.cluster.present().configuration());
+    rig.cluster.adopt(&next, slot(5));
+    let read = rig.read();
+    let mut asked = Vec::new();
+    for _ in 0..SHORT_ROUNDS_MAX + 2 {
+        let nonce = rig.asked().await;
+        asked.push(nonce);
+        rig.tell(3, nonce, 2).await;
+        rig.tell(4, nonce, 3).await;
+    }
+    asked.dedup();
+    assert!(asked.len() > SHORT_ROUNDS_MAX as usize, "{asked:?}");
+    let nonce = rig.asked().await;
+    rig.tell(3, nonce, 5).await;
+    rig.tell(4, nonce, 5).await;
+    assert_eq!(soon(read).await.unwrap(), Ok(slot(5)));
+    assert!(!rig.shutdown.has_begun());
 }

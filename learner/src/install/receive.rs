@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use paxos_common::{
-    paxos::slot::Slot,
+    paxos::{quorum::Configuration, slot::Slot},
     peer::acceptor::Unusable,
     snapshot::{
         SNAPSHOT_BYTES_MAX, SnapshotError, SnapshotSummary,
@@ -29,7 +29,7 @@ const RATE_MIN: u64 = 256 * 1024;
 /// Why the snapshot of an acceptor is not installed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InstallError {
-    #[error("the acceptor no longer answers at its address")]
+    #[error("the acceptor is no member any more")]
     Gone,
     #[error("the acceptor sends fewer than {RATE_MIN} bytes a second")]
     Slow,
@@ -68,7 +68,7 @@ impl Installer<'_> {
         let request = pb::SnapshotRequest {
             caller: Some(wire::caller(Some(self.cluster.id()))),
         };
-        let mut parts = within_deadline(acceptor.client().snapshot(request))
+        let mut parts = within_deadline(acceptor.client()?.snapshot(request))
             .await?
             .into_inner();
         let first = within_deadline(parts.message()).await?.ok_or(Unusable::Closed)?;
@@ -87,7 +87,9 @@ impl Installer<'_> {
         let filled = timeout(longest, self.fill(&mut import, &mut parts, &announced)).await;
         match filled.unwrap_or(Err(InstallError::Slow)) {
             Ok(summary) => {
-                import.finish(&summary).await?;
+                import
+                    .finish(&summary, self.cluster.present().configuration())
+                    .await?;
                 Ok(summary)
             }
             Err(error) => {
@@ -123,9 +125,7 @@ impl Installer<'_> {
                     if header.to != announced.to {
                         return Err(announced.differs(format!("a snapshot to slot {}", header.to)));
                     }
-                    if !header.configuration.same_cluster(self.configuration) {
-                        return Err(InstallError::OtherConfiguration);
-                    }
+                    self.check_configuration(&header.configuration)?;
                 }
             }
             import.add(part.data).await?;
@@ -137,6 +137,18 @@ impl Installer<'_> {
             return Err(announced.differs("another file".to_owned()));
         }
         Ok(summary)
+    }
+
+    /// Checks the configuration in the header. The snapshot may have been made in an earlier or in a later era.
+    fn check_configuration(&self, found: &Configuration) -> Result<(), InstallError> {
+        let present = self.cluster.present();
+        let is_same_era = found.era() == present.era();
+        if found.cluster_id() != self.cluster.id()
+            || is_same_era && !found.same_cluster(present.configuration())
+        {
+            return Err(InstallError::OtherConfiguration);
+        }
+        Ok(())
     }
 }
 

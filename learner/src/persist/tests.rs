@@ -59,6 +59,7 @@ async fn send(
             records: vec![record],
             marks: marks.into_iter().collect(),
             progress: progress.clone(),
+            configuration: Arc::new(testing::configuration()),
         };
         transactions.send(transaction).await.unwrap();
     }

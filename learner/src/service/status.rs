@@ -1,13 +1,27 @@
 //! Answers `Status`: how far this learner has come.
 
 use bytes::Bytes;
-use paxos_common::service::{config, metrics::UnreadyReason};
+use paxos_common::{
+    paxos::era::Era,
+    service::{config, metrics::UnreadyReason},
+};
 use paxos_proto::v1 as pb;
 use tokio::sync::Semaphore;
 
 use super::{LearnerService, SUBSCRIBERS_MAX, WATCHERS_MAX};
 
 impl LearnerService {
+    /// The era of the configuration that this learner works with; the first before the cluster is found.
+    pub(crate) fn era(&self) -> Era {
+        self.look()
+            .map_or(Era::FIRST, |opened| opened.cluster.present().era())
+    }
+
+    /// Number of waiting linearizable reads.
+    pub(crate) fn reads_waiting(&self) -> u64 {
+        self.look().map_or(0, |opened| opened.barrier.waiting())
+    }
+
     /// The present state of this learner.
     pub(super) fn own_status(&self) -> pb::LearnerStatusResponse {
         let taken = |places: &Semaphore, all: usize| (all - places.available_permits()) as u64;
@@ -34,7 +48,8 @@ impl LearnerService {
         };
         if let Some(opened) = self.look() {
             let progress = opened.applied.borrow().clone();
-            status.cluster_id = Bytes::copy_from_slice(opened.cluster.as_bytes());
+            status.cluster_id = Bytes::copy_from_slice(opened.cluster.id().as_bytes());
+            status.configuration = Some((&**opened.cluster.present().configuration()).into());
             status.applied_to = progress.applied_to().get();
             status.log_from = opened.history.kept().from.get();
             status.durable_to = opened.knowledge.recent(|recent| recent.durable_to().get());

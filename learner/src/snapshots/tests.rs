@@ -29,6 +29,7 @@ mod lost;
 mod power;
 
 use crate::{
+    cluster::cluster_of,
     knowledge::Knowledge,
     metrics::Instruments,
     persist::{Writer, WriterInputs},
@@ -117,8 +118,7 @@ impl Disk {
         };
         let writer = tokio::spawn(writer.run(inputs));
         let (orders, maker) = SnapshotMaker::new(MakerInputs {
-            cluster: cluster(),
-            configuration: configuration(),
+            cluster: cluster_of(&configuration()),
             directory: directory.clone(),
             views,
             records,
@@ -186,6 +186,7 @@ impl Disk {
             records,
             marks,
             progress: progress.clone(),
+            configuration: Arc::new(configuration()),
         }
     }
 

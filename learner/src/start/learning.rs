@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use paxos_common::{
-    paxos::{identity::AcceptorUuid, learner::Learner, slot::Slot},
+    paxos::{era::Era, identity::AcceptorUuid, learner::Learner, slot::Slot},
     service::shutdown::Shutdown,
 };
 use tokio::sync::{mpsc, watch};
@@ -60,7 +60,7 @@ impl Starter {
         let knowledge = Arc::new(Knowledge::new(found.machine));
         let values = ValueTracer::new(self.tracer.clone());
 
-        let core = Learner::new(cluster.cluster.electorate().clone(), from);
+        let core = Learner::new(cluster.cluster.present().electorate().clone(), from);
         let outputs = DriverOutputs {
             learned,
             next,
@@ -74,6 +74,8 @@ impl Starter {
         let applier = Applier {
             knowledge: Arc::clone(&knowledge),
             progress: found.progress,
+            cluster: Arc::clone(&cluster.cluster),
+            stored_era: found.configuration.map_or(Era::FIRST, |stored| stored.era()),
             applied,
             transactions,
             views: views_seen,
@@ -97,8 +99,7 @@ impl Starter {
         };
         shutdown.spawn_vital("writer", writer.run(received));
         let maker = MakerInputs {
-            cluster: cluster.cluster.id(),
-            configuration: cluster.configuration.clone(),
+            cluster: Arc::clone(&cluster.cluster),
             directory: self.directory.path().to_owned(),
             views,
             records,

@@ -7,7 +7,6 @@ use tokio::sync::{mpsc, watch};
 
 use super::Starter;
 use crate::{
-    acceptors::ListedAcceptor,
     barrier::{self, Barrier, barrier},
     cluster::Cluster,
     fill::Filler,
@@ -16,15 +15,14 @@ use crate::{
 };
 
 impl Starter {
-    /// Starts the tasks behind linearizable reads.
+    /// Starts the tasks behind linearizable reads, but the tasks that ask the members.
     pub(super) fn start_barrier(
         &self,
         cluster: &Arc<Cluster>,
-        acceptors: &[Arc<ListedAcceptor>],
         applied: watch::Receiver<Progress>,
         leadership: watch::Receiver<Leadership>,
         shutdown: &Shutdown,
-    ) -> Barrier {
+    ) -> (Barrier, Asker) {
         let (tails_in, tails) = mpsc::channel(tails::TAILS_MAX);
         let (question, question_seen) = watch::channel(None);
         let (fill, wanted) = watch::channel(None);
@@ -34,8 +32,7 @@ impl Starter {
             fill,
             rounds,
         };
-        let electorate = cluster.electorate().clone();
-        let (barrier, keeper) = barrier(electorate, tails, applied, outputs, self.tracer.clone());
+        let (barrier, keeper) = barrier(cluster.follow(), tails, applied, outputs, self.tracer.clone());
         shutdown.spawn_vital("barrier", keeper.run(shutdown.clone()));
         let asker = Asker {
             cluster: Arc::clone(cluster),
@@ -43,16 +40,12 @@ impl Starter {
             tails: tails_in,
             tracer: self.tracer.clone(),
         };
-        for acceptor in acceptors {
-            let asking = asker.clone().keep_asking(Arc::clone(acceptor));
-            shutdown.spawn_until_stop(asking);
-        }
         let filler = Filler {
             wanted,
             leadership,
             dialer: self.dialer.clone(),
         };
         shutdown.spawn_until_stop(filler.keep_filling());
-        barrier
+        (barrier, asker)
     }
 }

@@ -4,7 +4,11 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use paxos_common::{paxos::identity::ClusterId, snapshot::SnapshotSummary, sqlite::DataDir};
+use paxos_common::{
+    paxos::{identity::ClusterId, quorum::Configuration},
+    snapshot::SnapshotSummary,
+    sqlite::DataDir,
+};
 
 use super::{
     place::{self, PlaceError, UnrecordedFile},
@@ -71,15 +75,19 @@ impl StoreImport {
         })
     }
 
-    /// Ends a whole snapshot, and makes the snapshot the state of this learner. No connection to the old file may be in use.
-    /// Returns once the new state is durable.
+    /// Ends a whole snapshot, and makes the snapshot the state of this learner. The new file gets the later configuration, of
+    /// `present` and of the snapshot. No connection to the old file may be in use. Returns once the new state is durable.
     ///
     /// # Errors
     /// See [`PlaceError`].
     ///
     /// # Cancel safety
     /// Safe: the next start finds the old state or the new state, and both are whole.
-    pub(crate) async fn finish(mut self, snapshot: &SnapshotSummary) -> Result<(), PlaceError> {
+    pub(crate) async fn finish(
+        mut self,
+        snapshot: &SnapshotSummary,
+        present: &Arc<Configuration>,
+    ) -> Result<(), PlaceError> {
         let file = self.open_file()?;
         let Self {
             cluster, directory, ..
@@ -102,7 +110,9 @@ impl StoreImport {
             UnrecordedFile::new(&published)
         };
         let mut connection = place::create(&directory).await?;
-        let begun = state::begin_at(&mut connection, cluster, mark, recorded).await;
+        let of_snapshot = Arc::new(snapshot.header.configuration.clone());
+        let configuration = state::later(present, &of_snapshot);
+        let begun = state::begin_at(&mut connection, cluster, mark, recorded, configuration).await;
         begun.map_err(|error| place::failed(&new_path(&directory), error.into()))?;
         place::publish(&directory, connection, unrecorded).await
     }

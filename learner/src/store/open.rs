@@ -6,11 +6,11 @@ use paxos_common::{
     paxos::{identity::ClusterId, machine::Machine, quorum::Configuration},
     service::failure::Failure,
     sqlite::{
-        self, DataDir, Readers, SqliteError,
+        self, DataDir, Readers, SchemaSteps, SqliteError,
         wal_limit::{WalLimit, empty_wal},
     },
 };
-use sqlx::Connection as _;
+use sqlx::{Connection as _, SqliteConnection};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -39,15 +39,16 @@ const UPGRADE_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct StoreOpening<'a> {
     pub(crate) directory: Arc<DataDir>,
     pub(crate) cluster: ClusterId,
-    /// For the header of a snapshot made of the file of an older release.
-    pub(crate) configuration: &'a Configuration,
+    /// The configuration that this learner works with. For new files, and for the header of a snapshot made of the file of an
+    /// older release.
+    pub(crate) configuration: &'a Arc<Configuration>,
     pub(crate) disk: &'a DiskSpace,
     pub(crate) work: &'a Arc<StartWork>,
 }
 
 impl Store {
     /// Opens the files of the directory, and reads their content. A missing file is made. A damaged file is set aside, a file
-    /// of schema version 4 is upgraded, an older file is removed. An interrupted installation is continued. Waits while the
+    /// of schema version 4 or 5 is upgraded, an older file is removed. An interrupted installation is continued. Waits while the
     /// disk is full.
     ///
     /// # Cancel safety
@@ -104,8 +105,11 @@ impl Store {
         // lack the last commits; a learner learns missing slots again. Only acceptors must forget nothing.
         set_synchronous(&mut connection, "NORMAL").await?;
         let named = path.display().to_string();
-        match sqlite::migrate(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID).await {
-            Err(SqliteError::Older { found, .. }) => {
+        let steps = ToPresent { path: &named };
+        let migrated =
+            sqlite::migrate_by_steps(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID, &steps).await;
+        match migrated {
+            Err(StoreError::Sqlite(SqliteError::Older { found, .. })) => {
                 check_cluster(&mut connection, cluster, &named).await?;
                 connection.close().await?;
                 return Ok(match found {
@@ -124,7 +128,7 @@ impl Store {
             );
         }
         let readers = Readers::open(path, READERS).await?;
-        let (stored, marks) = state::load(&mut connection, cluster, &named).await?;
+        let (stored, marks) = state::load(&mut connection, (cluster, opening.configuration), &named).await?;
         let log_from = watch::Sender::new(stored.log_from);
         let log = Log {
             readers: readers.clone(),
@@ -139,6 +143,7 @@ impl Store {
             machine,
             log_bytes,
         } = replayed;
+        let configuration = stored.configuration.clone();
         let kept = stored.snapshot.map(|snapshot| snapshot.name());
         snapshot_file::remove_all_but(directory.path().to_owned(), kept).await;
         Ok(FoundFile::Opened(Box::new(OpenedStore {
@@ -155,7 +160,38 @@ impl Store {
             progress,
             snapshot: snapshot.map(Arc::new),
             log_bytes,
+            configuration,
         })))
+    }
+}
+
+/// Upgrades a file of schema version 5 where it is: the state record gets an empty configuration.
+struct ToPresent<'a> {
+    path: &'a str,
+}
+
+impl SchemaSteps for ToPresent<'_> {
+    type Error = StoreError;
+
+    const OLDEST: i64 = 5;
+
+    async fn upgrade(&self, transaction: &mut SqliteConnection, _from: i64) -> Result<(), StoreError> {
+        /// SQLite's code for a row against a rule of its table: `ALTER TABLE` reads the row.
+        const CONSTRAINT: u32 = 19;
+        let added = sqlx::query("ALTER TABLE state ADD COLUMN configuration BLOB NOT NULL DEFAULT x''");
+        let Err(error) = added.execute(transaction).await else {
+            return Ok(());
+        };
+        let database = error.as_database_error();
+        let code = database.and_then(|error| error.code()?.parse::<u32>().ok());
+        if code.is_some_and(|code| code & 0xff == CONSTRAINT) {
+            let path = self.path.to_owned();
+            return Err(StoreError::Damaged {
+                what: "the state record",
+                path,
+            });
+        }
+        Err(error.into())
     }
 }
 

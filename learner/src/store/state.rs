@@ -1,9 +1,15 @@
-//! The state record on disk: the progress of the learner, the first slot of the learned log, and the snapshot file.
+//! The state record on disk: the progress of the learner, the first slot of the learned log, the snapshot file, and the
+//! configuration of the cluster.
+
+use std::sync::Arc;
 
 use paxos_common::{
-    paxos::{identity::ClusterId, machine::digest::StateDigest, slot::Slot},
+    paxos::{identity::ClusterId, machine::digest::StateDigest, quorum::Configuration, slot::Slot},
     sqlite::checksum,
+    wire::configuration_of_any_era,
 };
+use paxos_proto::v1 as pb;
+use prost::Message as _;
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{StoreError, integer, slot};
@@ -13,7 +19,7 @@ use crate::{
 };
 
 /// The state record, without its checksum.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct StoredState {
     pub(super) cluster: ClusterId,
     pub(super) applied_to: Slot,
@@ -22,21 +28,61 @@ pub(super) struct StoredState {
     pub(super) state: StateDigest,
     /// The file with the state after every slot below its end; `None`: the empty state before slot 0.
     pub(super) snapshot: Option<RecordedSnapshot>,
+    /// The latest configuration that this learner has worked with; `None`: that of the first era, in a file of an older
+    /// release.
+    pub(super) configuration: Option<Arc<Configuration>>,
+}
+
+/// The later configuration; `present`, if both are of the same era.
+pub(super) fn later(present: &Arc<Configuration>, other: &Arc<Configuration>) -> Arc<Configuration> {
+    let is_later = other.era() > present.era();
+    Arc::clone(if is_later { other } else { present })
 }
 
 impl StoredState {
     pub(super) fn checksum(&self) -> i64 {
         let (to, sha256, bytes) = self.snapshot_columns();
-        checksum(&[
+        let (applied_to, log_from) = (
+            self.applied_to.get().to_be_bytes(),
+            self.log_from.get().to_be_bytes(),
+        );
+        let (state, to, bytes) = (self.state.to_bytes(), to.to_be_bytes(), bytes.to_be_bytes());
+        let configuration = self.configuration_column();
+        let all: [&[u8]; 9] = [
             self.cluster.as_bytes(),
-            &self.applied_to.get().to_be_bytes(),
-            &self.log_from.get().to_be_bytes(),
+            &applied_to,
+            &log_from,
             self.digest.as_bytes(),
-            &self.state.to_bytes(),
-            &to.to_be_bytes(),
+            &state,
+            &to,
             sha256,
-            &bytes.to_be_bytes(),
-        ])
+            &bytes,
+            &configuration,
+        ];
+        let parts = if configuration.is_empty() {
+            &all[..8]
+        } else {
+            &all[..]
+        };
+        checksum(parts)
+    }
+
+    /// The encoding of the configuration; empty without a configuration.
+    pub(super) fn configuration_column(&self) -> Vec<u8> {
+        let encoded =
+            |configuration: &Arc<Configuration>| pb::Configuration::from(&**configuration).encode_to_vec();
+        self.configuration.as_ref().map(encoded).unwrap_or_default()
+    }
+
+    /// The configuration after a transaction at a learner with the configuration `present`. The configuration never goes back.
+    pub(super) fn configuration_after(&self, present: &Arc<Configuration>) -> Arc<Configuration> {
+        let stored = self.configuration.as_ref();
+        stored.map_or_else(|| Arc::clone(present), |stored| later(stored, present))
+    }
+
+    /// Whether the file lacks this configuration.
+    pub(super) fn lacks(&self, configuration: &Configuration) -> bool {
+        self.configuration.as_ref().map(|stored| stored.era()) < Some(configuration.era())
     }
 
     fn snapshot_columns(&self) -> (i64, &[u8], i64) {
@@ -51,8 +97,14 @@ impl StoredState {
     }
 
     /// The state record of a new file: the log begins at `mark`, after this snapshot.
-    pub(super) fn at(cluster: ClusterId, mark: Mark, snapshot: Option<RecordedSnapshot>) -> Self {
+    pub(super) fn at(
+        cluster: ClusterId,
+        mark: Mark,
+        snapshot: Option<RecordedSnapshot>,
+        configuration: Arc<Configuration>,
+    ) -> Self {
         Self {
+            configuration: Some(configuration),
             cluster,
             applied_to: mark.to,
             log_from: mark.to,
@@ -73,7 +125,7 @@ impl StoredState {
 
     /// The first slot that the next start needs.
     pub(super) fn replayed_from(&self) -> Slot {
-        self.snapshot.map_or(Slot::ZERO, |snapshot| snapshot.to)
+        self.snapshot.as_ref().map_or(Slot::ZERO, |snapshot| snapshot.to)
     }
 
     /// The first slot on disk, at most: the rows of lower slots are of no use.
@@ -111,8 +163,8 @@ impl StoredState {
         let (to, sha256, bytes) = self.snapshot_columns();
         sqlx::query(
             "INSERT INTO state (one, cluster_id, applied_to, log_from, digest, state_digest, snapshot_to,
-                                snapshot_sha256, snapshot_bytes, checksum)
-             VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                snapshot_sha256, snapshot_bytes, checksum, configuration)
+             VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(&self.cluster.as_bytes()[..])
         .bind(integer(self.applied_to))
@@ -123,6 +175,7 @@ impl StoredState {
         .bind(sha256)
         .bind(bytes)
         .bind(self.checksum())
+        .bind(self.configuration_column())
         .execute(connection)
         .await
         .map(drop)
@@ -134,7 +187,7 @@ impl StoredState {
         let (applied_to, log_from) = (slot(row.try_get(1)?), slot(row.try_get(2)?));
         let (to, bytes): (i64, i64) = (row.try_get(5)?, row.try_get(7)?);
         let sha256: &[u8] = row.try_get(6)?;
-        let checksum: i64 = row.try_get(8)?;
+        let (checksum, configuration): (i64, &[u8]) = (row.try_get(8)?, row.try_get(9)?);
         let snapshot = || {
             if sha256.is_empty() {
                 return (to == 0 && bytes == 0).then_some(None);
@@ -153,6 +206,7 @@ impl StoredState {
                 digest: LogDigest::from_slice(digest)?,
                 state: StateDigest::from_slice(state)?,
                 snapshot: snapshot()?,
+                configuration: read_configuration(configuration)?,
             })
         };
         let is_sound = |read: &Self| {
@@ -160,6 +214,16 @@ impl StoredState {
         };
         Ok(read().filter(is_sound))
     }
+}
+
+/// Reads the column of the configuration: `Some(None)` when empty, `None` when damaged.
+pub(super) fn read_configuration(stored: &[u8]) -> Option<Option<Arc<Configuration>>> {
+    if stored.is_empty() {
+        return Some(None);
+    }
+    let decoded = pb::Configuration::decode(stored).ok()?;
+    let configuration = configuration_of_any_era(decoded).ok()?;
+    Some(Some(Arc::new(configuration)))
 }
 
 /// Refuses a file of an older release that belongs to another cluster. The column is the same in every version.
@@ -189,10 +253,10 @@ fn other_cluster(path: &str, stored: ClusterId, found: ClusterId) -> StoreError 
     }
 }
 
-/// The state record, and the newest kept marks, the newest first.
+/// The state record, and the newest kept marks, the newest first. A new file gets this configuration.
 pub(super) async fn load(
     connection: &mut SqliteConnection,
-    cluster: ClusterId,
+    (cluster, configuration): (ClusterId, &Arc<Configuration>),
     path: &str,
 ) -> Result<(StoredState, Vec<Mark>), StoreError> {
     let damaged = || StoreError::Damaged {
@@ -201,13 +265,13 @@ pub(super) async fn load(
     };
     let row = sqlx::query(
         "SELECT cluster_id, applied_to, log_from, digest, state_digest, snapshot_to, snapshot_sha256,
-                snapshot_bytes, checksum FROM state",
+                snapshot_bytes, checksum, configuration FROM state",
     )
     .fetch_optional(&mut *connection)
     .await?;
     let Some(row) = row else {
         // A new file, or a file left by a process that ended right after making it.
-        let state = StoredState::at(cluster, Mark::default(), None);
+        let state = StoredState::at(cluster, Mark::default(), None, Arc::clone(configuration));
         state.write_first(connection).await?;
         return Ok((state, Vec::new()));
     };
@@ -237,8 +301,9 @@ pub(super) async fn begin_at(
     cluster: ClusterId,
     mark: Mark,
     snapshot: RecordedSnapshot,
+    configuration: Arc<Configuration>,
 ) -> Result<(), sqlx::Error> {
-    let state = StoredState::at(cluster, mark, Some(snapshot));
+    let state = StoredState::at(cluster, mark, Some(snapshot), configuration);
     state.write_first(connection).await?;
     if !mark.to.get().is_multiple_of(MARK_SLOTS) {
         return Ok(());

@@ -43,7 +43,7 @@ impl Store {
         }
         let state = state::StoredState {
             log_from,
-            ..self.written
+            ..self.written.clone()
         };
         self.begin().await?;
         let raised = state.raise_log_from(&mut self.connection).await;

@@ -30,12 +30,30 @@ pub(crate) fn configuration() -> Configuration {
     Configuration::new(members, 2, 2).unwrap()
 }
 
+/// The configuration of the era after `present`: acceptors 3 to 5.
+pub(crate) fn next_configuration(present: &Configuration) -> Configuration {
+    let members = (3..=5u128).map(|number| {
+        let address: Arc<str> = format!("http://127.0.0.1:710{number}").into();
+        (AcceptorUuid::from_u128(number), address.into())
+    });
+    present.changed_to(members, 2, 2).unwrap()
+}
+
 /// Opens the store of a directory.
 pub(crate) async fn open_in(directory: Arc<DataDir>, cluster: ClusterId) -> Result<OpenedStore, StoreError> {
+    open_with(directory, cluster, configuration()).await
+}
+
+/// The same for a learner that works with this configuration.
+pub(crate) async fn open_with(
+    directory: Arc<DataDir>,
+    cluster: ClusterId,
+    configuration: Configuration,
+) -> Result<OpenedStore, StoreError> {
     Store::open(StoreOpening {
         directory,
         cluster,
-        configuration: &configuration(),
+        configuration: &Arc::new(configuration),
         disk: &DiskSpace::default(),
         work: &Arc::new(StartWork::default()),
     })

@@ -17,6 +17,7 @@ use crate::{knowledge::Knowledge, snapshots::write_file};
 
 const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
+mod configuration;
 mod foreign;
 mod older;
 mod snapshot;
@@ -66,6 +67,7 @@ impl TestWriter {
             records: Vec::new(),
             marks: Vec::new(),
             progress: Progress::default(),
+            configuration: Arc::new(testing::configuration()),
         };
         for value in values {
             let slot = self.progress.applied_to();

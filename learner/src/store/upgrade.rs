@@ -42,8 +42,8 @@ const MISFITS: [u32; 2] = [1, 19];
 pub(super) struct Upgrade<'a> {
     pub(super) directory: &'a Arc<DataDir>,
     pub(super) cluster: ClusterId,
-    /// For the header of the snapshot.
-    pub(super) configuration: &'a Configuration,
+    /// For the header of the snapshot, and for the new file.
+    pub(super) configuration: &'a Arc<Configuration>,
     pub(super) work: &'a StartWork,
 }
 
@@ -108,7 +108,7 @@ impl Upgrade<'_> {
             cluster: self.cluster,
             to: stored.latest.to,
             log_digest: *stored.latest.digest.as_bytes(),
-            configuration: self.configuration.clone(),
+            configuration: Configuration::clone(self.configuration),
         });
         let mut rows = schema_4::registers(old);
         while let Some(row) = rows.try_next().await? {
@@ -166,7 +166,12 @@ impl Upgrade<'_> {
         let mut new = place::create(self.directory).await?;
         let state = StoredState {
             log_from,
-            ..StoredState::at(self.cluster, latest, Some(snapshot))
+            ..StoredState::at(
+                self.cluster,
+                latest,
+                Some(snapshot),
+                Arc::clone(self.configuration),
+            )
         };
         let copied = self.copy(&mut new, &state).await;
         if let Err(error) = copied {

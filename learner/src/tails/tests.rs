@@ -5,6 +5,7 @@ use paxos_learner_testing::{FakeAcceptor, acceptors, stranger};
 use tokio::time::timeout;
 
 use super::*;
+use crate::addresses::AddressBook;
 
 struct TailsRig {
     acceptors: [FakeAcceptor; 3],
@@ -25,12 +26,10 @@ impl TailsRig {
         let acceptors = acceptors().await;
         let configuration = acceptors[0].script.borrow().configuration.clone().unwrap();
         let configuration = Configuration::try_from(configuration).unwrap();
-        let ways: Vec<_> = acceptors
-            .iter()
-            .map(|acceptor| ListedAcceptor::new(acceptor.address.clone(), Dialer::default()))
-            .collect();
-        let way = Arc::clone(&ways[0]);
-        let cluster = Arc::new(Cluster::new(&configuration, ways));
+        let given = acceptors.iter().map(|acceptor| acceptor.address.clone());
+        let book = AddressBook::new(given.collect(), Dialer::default());
+        let cluster = Arc::new(Cluster::new(&configuration, Arc::new(book)));
+        let way = Arc::clone(cluster.present().acceptor(acceptors[0].uuid).unwrap());
         let (question, question_seen) = watch::channel(None);
         let (tails_in, tails) = mpsc::channel(TAILS_MAX);
         let asker = Asker {
@@ -101,7 +100,7 @@ async fn late_tails_never_make_a_sound_acceptor_suspect() {
     rig.acceptors[0].change(|script| script.runs = vec![1]);
     let late = rig.acceptors[0].clone();
     for _ in 0..10 {
-        let mut client = rig.way.client();
+        let mut client = rig.way.client().unwrap();
         let request = pb::TailRequest::default();
         let answer = client.tail(request).await.unwrap().into_inner();
         let vouched = rig.cluster.vouch(answer.stamp.as_ref());

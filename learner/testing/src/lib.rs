@@ -147,7 +147,7 @@ impl FakeAcceptor {
         let configuration = script.configuration.clone();
         pb::Stamp {
             cluster_id: configuration.map_or_else(Bytes::new, |configuration| {
-                let configuration = Configuration::try_from(configuration).unwrap();
+                let configuration = wire::configuration_of_any_era(configuration).unwrap();
                 Bytes::copy_from_slice(configuration.cluster_id().as_bytes())
             }),
             acceptor: Bytes::copy_from_slice(&stamped.unwrap_or(self.uuid).to_bytes()),
@@ -363,6 +363,11 @@ pub fn ballot(round: u64) -> pb::Ballot {
     }
 }
 
+/// The same in a later era.
+pub fn ballot_in(era: u64, round: u64) -> pb::Ballot {
+    pb::Ballot { era, ..ballot(round) }
+}
+
 /// An encoded value of a single record.
 pub fn value(text: &str) -> Bytes {
     let command = wire::command::append(Bytes::copy_from_slice(text.as_bytes()));
@@ -402,9 +407,30 @@ pub fn form(members: &[FakeAcceptor]) {
         .map(|acceptor| (acceptor.uuid, Arc::from(acceptor.address.as_str())));
     let quorum = members.len() / 2 + 1;
     let configuration = Configuration::new(list, quorum, quorum).unwrap();
-    for acceptor in members {
-        acceptor.change(|script| script.configuration = Some((&configuration).into()));
+    install(members, &configuration);
+}
+
+/// The acceptors hold this configuration.
+pub fn install(acceptors: &[FakeAcceptor], configuration: &Configuration) {
+    for acceptor in acceptors {
+        acceptor.change(|script| script.configuration = Some(configuration.into()));
     }
+}
+
+/// The configuration that an acceptor holds.
+pub fn held(acceptor: &FakeAcceptor) -> Configuration {
+    let configuration = acceptor.script.borrow().configuration.clone().unwrap();
+    wire::configuration_of_any_era(configuration).unwrap()
+}
+
+/// The configuration of the era after `present`, with these members.
+pub fn changed(present: &Configuration, members: &[FakeAcceptor]) -> Configuration {
+    let quorum = members.len() / 2 + 1;
+    let members = members.iter().map(|acceptor| {
+        let address: Arc<str> = Arc::from(acceptor.address.as_str());
+        (acceptor.uuid, address.into())
+    });
+    present.changed_to(members, quorum, quorum).unwrap()
 }
 
 /// Three formed acceptors.

@@ -1,6 +1,7 @@
 //! A running learner, connected to acceptors of a test.
 
 use paxos_common::{
+    paxos::identity::ClusterId,
     peer::Address,
     service::{failure::Failure, shutdown::Shutdown},
 };
@@ -26,6 +27,15 @@ pub struct TestLearner {
 impl TestLearner {
     /// Starts a learner with its log in `data_dir`, or in a temporary directory.
     pub async fn start(acceptors: &[FakeAcceptor], data_dir: Option<&std::path::Path>) -> Self {
+        Self::start_in(None, acceptors, data_dir).await
+    }
+
+    /// The same for a learner that works with this cluster alone.
+    pub async fn start_in(
+        cluster: Option<ClusterId>,
+        acceptors: &[FakeAcceptor],
+        data_dir: Option<&std::path::Path>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: Address = format!("http://{}", listener.local_addr().unwrap())
             .parse()
@@ -35,6 +45,7 @@ impl TestLearner {
                 .iter()
                 .map(|acceptor| acceptor.address.clone())
                 .collect(),
+            cluster,
             advertise: None,
             data_dir: data_dir.map(Into::into),
             // Short, so that a stalled feed is switched soon.

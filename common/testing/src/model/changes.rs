@@ -174,7 +174,7 @@ impl LearnerStep<'_> {
             if self.keeps_round() {
                 return;
             }
-            self.node.reading.adopt(&electorate);
+            self.node.reading.adopt(&electorate, self.node.core.next());
             self.carry_out_reads();
         }
     }

@@ -64,7 +64,7 @@ impl World<'_> {
         if self.tampering.has(Bug::ReadKeepsItsBound) {
             self.tell_readers(learner, ReadEvent::Applied(next));
         }
-        self.readers_adopt(learner, &electorate);
+        self.readers_adopt(learner, &electorate, next);
         self.observe(learner);
     }
 

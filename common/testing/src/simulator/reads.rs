@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use paxos_common::paxos::{
+    era::Era,
     learner::Learner,
     quorum::Electorate,
     reading::{ReadEffect, ReadEvent, ReadId, Reading, Tail},
@@ -53,8 +54,14 @@ impl World<'_> {
         self.invariants.reads.restarted(learner, kept);
         let core = self.learners[learner].core.as_ref();
         let electorate = core.map_or(&self.electorate, Learner::electorate).clone();
+        // The last slot on the disk may be a change that is not in force yet.
+        let proves_from = if electorate.era() > Era::FIRST {
+            stored
+        } else {
+            Slot::ZERO
+        };
         self.learners[learner].readers = Some(Readers {
-            core: Reading::new(electorate, stored, nonce),
+            core: Reading::new(electorate, stored, nonce).proving_from(proves_from),
             asked: 0,
             waiting: BTreeMap::new(),
             clock,
@@ -158,13 +165,13 @@ impl World<'_> {
         }
     }
 
-    /// The reads follow the era of the learner.
-    pub(crate) fn readers_adopt(&mut self, learner: usize, electorate: &Electorate) {
+    /// The reads follow the era of the learner. `next`: the first slot that the learner has not learned.
+    pub(crate) fn readers_adopt(&mut self, learner: usize, electorate: &Electorate, next: Slot) {
         let keeps_round = self.tampering.has(Bug::ReadKeepsItsRound);
         if let Some(readers) = &mut self.learners[learner].readers
             && (!keeps_round || readers.core.is_bounded())
         {
-            readers.core.adopt(electorate);
+            readers.core.adopt(electorate, next);
             self.carry_out_reads(learner, false);
         }
     }

@@ -14,7 +14,7 @@ use paxos_common::{
         slot::{Slot, Version},
     },
     snapshot::{decoder::SnapshotPart, encoder::SnapshotEncoder},
-    wire::snapshot::SnapshotHeader,
+    wire::{SERVED_ERA_MAX, snapshot::SnapshotHeader},
 };
 use rustix::fs::statvfs;
 
@@ -73,11 +73,16 @@ fn log_digest(to: u64) -> [u8; 32] {
 
 /// The file of a snapshot.
 fn file(to: u64, parts: &[SnapshotPart]) -> (Bytes, SnapshotSummary) {
+    file_in(to, parts, &configuration())
+}
+
+/// The file of a snapshot that was made with this configuration.
+fn file_in(to: u64, parts: &[SnapshotPart], configuration: &Configuration) -> (Bytes, SnapshotSummary) {
     let mut encoder = SnapshotEncoder::new(SnapshotHeader {
         cluster: cluster(),
         to: Slot::new(to).unwrap(),
         log_digest: log_digest(to),
-        configuration: configuration(),
+        configuration: configuration.clone(),
     });
     for part in parts {
         match part {
@@ -111,7 +116,7 @@ async fn import_parts(directory: &Arc<DataDir>, to: u64, parts: &[SnapshotPart])
     for part in content.chunks(100_000) {
         import.add(content.slice_ref(part)).await.unwrap();
     }
-    import.finish(&summary).await.unwrap();
+    import.finish(&summary, &Arc::new(configuration())).await.unwrap();
 }
 
 /// Writes `slots` empty slots.
@@ -130,6 +135,7 @@ async fn write(opened: &mut OpenedStore, slots: u64) {
             })],
             marks: mark.into_iter().collect(),
             progress: opened.progress.clone(),
+            configuration: Arc::new(configuration()),
         };
         opened.store.write(&transaction).await.unwrap();
     }
@@ -215,6 +221,28 @@ async fn installed_state_is_the_snapshot_with_the_openers_of_sessions() {
 }
 
 #[tokio::test]
+async fn new_file_begins_with_the_later_configuration() {
+    let first = configuration();
+    let second = testing::next_configuration(&first);
+    let cases = [(&first, &second), (&second, &first), (&second, &second)];
+    for (in_snapshot, present) in cases
+        .into_iter()
+        .filter(|(in_snapshot, _)| in_snapshot.era() <= SERVED_ERA_MAX)
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let data = data_dir(directory.path());
+        let (content, summary) = file_in(1_600, &parts(1), in_snapshot);
+        let begun = StoreImport::begin(Arc::clone(&data), cluster(), summary.bytes).await;
+        let mut import = begun.unwrap();
+        import.add(content).await.unwrap();
+        import.finish(&summary, &Arc::new(present.clone())).await.unwrap();
+        let opened = open(&data).await;
+        assert_eq!(opened.configuration.as_deref(), Some(&second));
+        opened.close().await;
+    }
+}
+
+#[tokio::test]
 async fn snapshot_takes_the_place_of_an_older_state_and_of_an_older_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let data = data_dir(directory.path());
@@ -269,7 +297,10 @@ async fn failed_installation_leaves_no_snapshot_that_no_store_records() {
         let begun = StoreImport::begin(Arc::clone(&data), cluster(), summary.bytes);
         let mut import = begun.await.unwrap();
         import.add(content).await.unwrap();
-        import.finish(&summary).await.unwrap_err();
+        import
+            .finish(&summary, &Arc::new(configuration()))
+            .await
+            .unwrap_err();
         assert_eq!(data.file(INSTALLED).exists(), is_installed);
         let left = usize::from(is_installed);
         assert_eq!(snapshots(&data).len(), left, "{:?}", snapshots(&data));
@@ -291,7 +322,10 @@ async fn failed_repetition_of_an_installation_leaves_the_snapshot_of_the_first()
     let begun = StoreImport::begin(Arc::clone(&data), cluster(), summary.bytes);
     let mut import = begun.await.unwrap();
     import.add(content).await.unwrap();
-    import.finish(&summary).await.unwrap_err();
+    import
+        .finish(&summary, &Arc::new(configuration()))
+        .await
+        .unwrap_err();
     assert_eq!(snapshots(&data), recorded);
     fs::remove_dir(data.file(NEW)).unwrap();
     holds(&data, 1_600, 1).await;

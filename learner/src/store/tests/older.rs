@@ -94,7 +94,7 @@ async fn file_of_a_newer_release_is_refused_and_stays() {
     let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
-    sqlx::query("PRAGMA user_version = 6")
+    sqlx::query("PRAGMA user_version = 7")
         .execute(&mut connection)
         .await
         .unwrap();

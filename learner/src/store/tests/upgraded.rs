@@ -45,7 +45,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 /// Checks that the learner has everything of the file.
-async fn holds_all(opened: &OpenedStore, what: &str) {
+pub(super) async fn holds_all(opened: &OpenedStore, what: &str) {
     let latest = opened.progress.latest();
     assert_eq!(latest.to, slot_at(TO), "{what}");
     assert_eq!(latest.state.unwrap().to_string(), STATE, "{what}");
@@ -167,7 +167,7 @@ async fn upgrade(directory: &Path, work: &StartWork) -> Result<(), StoreError> {
     let upgrade = Upgrade {
         directory: &lock(directory),
         cluster: CLUSTER,
-        configuration: &configuration(),
+        configuration: &Arc::new(configuration()),
         work,
     };
     upgrade.run().await

@@ -10,9 +10,40 @@ fn next() -> Electorate {
     first.changed_to(members, 2, 2).unwrap().electorate()
 }
 
+/// Adopts a configuration in force.
 fn adopt(reading: &mut Reading) -> Vec<ReadEffect> {
-    reading.adopt(&next());
+    reading.adopt(&next(), Slot::ZERO);
     reading.take_effects()
+}
+
+/// Two members of the next era report fewer votes than were applied, in many rounds, until a loss is found. Returns the number
+/// of the last round, if a loss was found.
+fn finds_loss(reading: &mut Reading, from: u64) -> Option<u64> {
+    let rounds = from..from + 2 * u64::from(SHORT_ROUNDS_MAX);
+    rounds.into_iter().find(|&round| {
+        tailed(reading, 3, round, 2);
+        let effects = tailed(reading, 4, round, 2);
+        fired(reading, round);
+        let is_lost = |effect: &ReadEffect| matches!(effect, ReadEffect::LostVotes { .. });
+        effects.iter().any(is_lost)
+    })
+}
+
+#[test]
+fn short_rounds_prove_no_loss_before_a_slot_of_the_new_era_is_applied() {
+    // The change is in slot 4, and the new members do not have it yet.
+    let mut adopted = reading();
+    adopted.adopt(&next(), slot(5));
+    applied(&mut adopted, 5);
+    let restarted = Reading::new(next(), slot(5), FIRST_NONCE).proving_from(slot(5));
+    for mut reading in [adopted, restarted] {
+        asked(&mut reading, 0);
+        assert_eq!(finds_loss(&mut reading, 0), None);
+        // The present round began before.
+        applied(&mut reading, 6);
+        let found = finds_loss(&mut reading, 2 * u64::from(SHORT_ROUNDS_MAX));
+        assert_eq!(found, Some(3 * u64::from(SHORT_ROUNDS_MAX)));
+    }
 }
 
 #[test]
