@@ -158,14 +158,25 @@ class Paxos(Cluster):
         for number, port in enumerate(self.ports[:3]):
             data = str(self.directory / f"a{number}")
             self.spawn_role("acceptor", f"a{number}", port, "--id", f"a{number}", "--data-dir", data)
-        for name, port in zip(self.writers, self.ports[3:5]):
-            self.spawn_role("proposer", name, port, "--acceptors", ",".join(self.acceptors), *self.state)
+        for name in self.writers:
+            self.start_proposer(name)
         self.start_learner("l0", self.ports[5])
         self.addresses, self.learners = urls(self.ports[3:5]), urls(self.ports[5:])
 
     def spawn_role(self, role, name, port, *flags):
         listen = ("--listen", f"127.0.0.1:{port}", "--metrics-listen", "off")
         self.spawn(name, str(self.binaries / role), *listen, *flags)
+
+    def start_proposer(self, name):
+        port = self.ports[3 + self.writers.index(name)]
+        self.spawn_role("proposer", name, port, "--acceptors", ",".join(self.acceptors), *self.state)
+
+    def revive(self):
+        """Starts proposers that have ended, and gives them time to attach to the acceptors."""
+        for name in self.writers:
+            if self.processes[name].poll() is not None:
+                self.start_proposer(name)
+        time.sleep(1)
 
     def start_learner(self, name, port):
         data = str(self.directory / name)

@@ -1,6 +1,7 @@
 //! `paxos bench`: proposals and reads per second, and their latencies.
 
 mod load;
+mod processes;
 mod tally;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::{
     signals::{self, Left, interruptible},
 };
 use load::Load;
+use processes::{RoleProcesses, UsedCpu};
 use tally::BenchTally;
 
 /// Update interval of the progress bar.
@@ -35,6 +37,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// With --reads, this share of the operations are linearizable reads, answered by learners, of 64 registers with keys
 /// that begin with paxos-bench/. The registers are written first, and written again by the other operations. The
 /// registers stay in the cluster.
+///
+/// Also prints the CPU time of each role that runs on this machine, for each operation. Several roles in one process,
+/// as in `paxos dev`, share one number.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Operations in flight at any time
@@ -82,8 +87,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         reads_percent: args.reads,
     };
     Box::pin(interruptible(Left::Write, load.prepare())).await?;
+    let processes = Box::pin(interruptible(Left::Nothing, async {
+        Ok(RoleProcesses::find(&load.client).await)
+    }));
+    let processes = processes.await?;
 
     let mut signals = signals::listen()?;
+    let processes = processes.begin();
     let begun = Instant::now();
     let (stop, stopped) = watch::channel(false);
     let mut workers = JoinSet::new();
@@ -103,22 +113,25 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         tally.add(&worker.map_err(|error| Failure::internal(anyhow::Error::new(error)))?);
     }
     let elapsed = begun.elapsed();
-    let text = || tally.text(args.reads, elapsed);
+    let used = processes.used();
+    let operations = tally.proposals.count() + tally.reads.count();
+    let text = || tally.text(args.reads, elapsed) + &processes::text(&used, operations);
     let printed = tokio::select! {
         // Cancel safe: the command ends.
-        printed = args.output.print(text, || report(&args, &tally, elapsed)) => printed,
+        printed = args.output.print(text, || report(&args, &tally, &used, elapsed)) => printed,
         // Cancel safe: an unreturned signal stays pending.
         signal = signals.next() => return Err(Failure::ended_by(signal, ": the result was not printed")),
     };
-    if tally.proposals.count() + tally.reads.count() == 0 {
+    if operations == 0 {
         let failure = anyhow::anyhow!("nothing succeeded; `paxos status` shows what is wrong");
         return judged(printed, Err(Failure::unavailable(failure)));
     }
     printed
 }
 
-fn report(args: &Args, tally: &BenchTally, elapsed: Duration) -> Value {
+fn report(args: &Args, tally: &BenchTally, used: &[UsedCpu], elapsed: Duration) -> Value {
     let mut report = tally.json(elapsed);
+    report["processes"] = processes::json(used, tally.proposals.count() + tally.reads.count());
     report["in_flight"] = json!(args.in_flight);
     report["value_bytes"] = json!(args.value_bytes);
     report["reads_percent"] = json!(args.reads);

@@ -163,6 +163,18 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
         integer(&bench["proposals"]).unwrap() > 0 && bench["outcome_unknown"] == "0",
         "{bench}"
     );
+    // The cluster is one process, and this command another.
+    let processes = bench["processes"].as_array().unwrap();
+    let roles: Vec<_> = processes.iter().map(|process| &process["roles"]).collect();
+    assert_eq!(
+        roles,
+        [&json!(["acceptor", "proposer", "learner"]), &json!(["client"])],
+        "{bench}"
+    );
+    assert!(
+        processes[0]["cpu_us_for_each_operation"].as_f64().unwrap() > 0.0,
+        "{bench}"
+    );
     for kind in ["--unary", "--exactly-once"] {
         let args = ["bench", kind, "--duration", "200ms", "--in-flight", "2"];
         let bench = stdout(&dev.run(&args).await);
@@ -191,7 +203,7 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
     );
     let reads = stdout(&dev.run(&["bench", "--reads", "100", "--duration", "200ms"]).await);
     assert!(
-        reads.starts_with("reads ") && reads.ends_with("failed     0\n"),
+        reads.starts_with("reads ") && reads.contains("failed     0\nCPU        µs for each operation: acceptor+"),
         "{reads}"
     );
 
