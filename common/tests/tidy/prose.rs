@@ -113,6 +113,7 @@ fn texts() -> Vec<(String, String)> {
         "deploy/README.md",
         "deploy/compare/README.md",
         "deploy/docker.md",
+        "deploy/members.md",
         "deploy/tracing.md",
         "deploy/drills/README.md",
         "deploy/kubernetes/README.md",
