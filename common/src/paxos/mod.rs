@@ -9,9 +9,9 @@
 //! # The protocol in prose
 //!
 //! A *slot* is a position in the log. A slot holds a single *value*: a batch of commands, or a no-op. A *ballot* is the
-//! number of an attempt to lead. A ballot consists of a round and the random number of the proposer's run. So no two
-//! attempts share a ballot, unless a proposer is copied while it runs. A *quorum* is a sufficiently large set of
-//! acceptors: every phase-1 quorum intersects every phase-2 quorum.
+//! number of an attempt to lead. A ballot consists of the era (the number of the list of members), a round, and the random
+//! number of the proposer's run. So no two attempts share a ballot, unless a proposer is copied while it runs. A *quorum* is a
+//! sufficiently large set of acceptors: every phase-1 quorum intersects every phase-2 quorum.
 //!
 //! **Phase 1: a proposer starts to lead** ([`proposer::Campaign`]). A proposer finds the leader silent. The proposer
 //! picks a ballot above every known ballot, and asks every acceptor to *promise* this ballot. An acceptor promises
@@ -126,33 +126,56 @@
 //!
 //! # Members change
 //!
-//! The cores change the members of a cluster; no service does so yet, and services refuse later eras where messages are read.
+//! **A change of members is a value in the log, the last value of its era.** The words:
 //!
-//! **A change of members is a value in the log, the last value of its era.** An *era* is the number of a *configuration*:
-//! members, quorums, cluster. Forming a cluster makes era 0. The old members choose a change like every value. The change takes
-//! force when enough new members hold the whole log up to the change. Then the next era begins: Multi-Paxos with other
-//! members. Ballots begin with the era, and a vote counts in the configuration of its ballot's era alone, so votes of two sets
-//! of members are never mixed.
+//! - A *configuration* lists the members and has the sizes of the quorums.
+//! - An *era* is the number of a configuration. Forming a cluster makes era 0, and each change begins the next era.
+//! - A *change* is a value with the configuration of the next era. The old members choose a change like every value.
+//! - A configuration is *in force* once acceptors may store it: enough of its members then hold the whole log up to the change.
+//! - A change is *void* if a row above the change has a higher ballot: the change was certainly not chosen.
+//! - A *joiner* is an acceptor that a change would add, while the leader copies the log to the acceptor.
+//! - An acceptor is *outside* if its own configuration does not list it: a joiner, or a removed acceptor. Its votes count
+//!   nowhere.
 //!
-//! 1. *The leader copies and pauses* ([`proposer`], `members.rs`). The leader brings each *joiner* the log. Then the leader
-//!    proposes no new batches until a phase-2 quorum of the new members has every slot.
-//! 2. *The leader proposes the change, and nothing above* (`lead/change.rs`). The leader's watermark stops at the change. So every
-//!    later campaign of the era looks at the slot of the change (`campaign/changes.rs`): a candidate carries on the first change
-//!    that may be chosen, and drops everything reported above.
-//! 3. *The leader puts the change in force* by three conditions: the old members chose the change, a phase-2 quorum of the new
-//!    members accepted the change, and a phase-2 quorum of the new members holds every slot below.
-//! 4. *Acceptors install the configuration* (`acceptor/eras.rs`), and promise its era. Ballots of earlier eras are rejected from
-//!    then on, and ballots of later eras are refused until the configuration is installed.
-//! 5. *Proposers adopt the configuration* from an acceptor that holds it (`proposer/eras.rs`), and campaign in its era. Until
-//!    then, a message of a later era only has them ask the sender for its configuration.
+//! For example, the members 1, 2, 3 of era 4 choose in slot 90 the change to the members 1, 2, 9. Slot 90 is then the last slot of
+//! era 4. Two of 1, 2, 9 get every slot up to 90. Only then do the members 1, 2, 9 order slot 91, in era 5.
+//!
+//! Ballots begin with the era. A vote counts only in the configuration of its ballot's era, so votes of two sets of members are
+//! never added up.
+//!
+//! 1. *The leader copies and pauses* ([`proposer`], `members.rs`). The leader copies the log to each joiner. Then the leader
+//!    proposes no new batches until a phase-2 quorum of the new members has every slot. This step saves time, and nothing
+//!    rests on it.
+//! 2. *The leader proposes the change, and nothing above* (`lead/change.rs`). The leader's watermark stops at the change, so every
+//!    later campaign of the era looks at the slot of the change (`campaign/changes.rs`). A candidate proposes the first change
+//!    that is not void again, and drops every value reported above this change.
+//! 3. *The leader puts the configuration in force* when three conditions hold. The old members chose the change. A phase-2 quorum
+//!    of the new members accepted the change at the leader's ballot. A phase-2 quorum of the new members holds every slot below.
+//! 4. *Acceptors install the configuration* (`acceptor/eras.rs`), and promise its era. From then on an acceptor rejects ballots of
+//!    earlier eras. An acceptor refuses ballots of later eras until the later configuration is installed.
+//! 5. *Proposers adopt the configuration* from an acceptor that holds it (`proposer/eras.rs`), and campaign in its era. Before
+//!    that, a proposer answers a message of a later era with a single question: what is your configuration?
 //! 6. *Learners adopt the configuration* from a change that they hand out, or from an acceptor that holds it ([`learner`]). Waiting
-//!    reads lose their bounds, and a fresh round of the new members begins ([`reading`]).
+//!    reads lose their bounds, and a fresh round begins among the new members ([`reading`]).
 //!
-//! **Why a change is safe.** A change of slot s, chosen at ballot b, ends its era: Paxos chooses one value of s. Every later ballot
-//! of the era finds the change at b or above, because no watermark of the era passes s. Ballots from b on propose nothing above
-//! s. A change below a row of a higher ballot was therefore not chosen, is *void*, and becomes a no-op. At the switch nothing is
-//! lost: by the third condition every phase-1 quorum of the new members finds each slot below s, and by the second condition
-//! slot s. Earlier eras choose nothing above s, and their ballots outrank no ballot of the next era.
+//! Why a change is safe:
+//!
+//! - **One change ends an era.** Let the change in slot s be chosen at ballot b. Paxos chooses a single value of s. No watermark of
+//!   the era passes s, so every later campaign of the era looks at s, and finds the change at ballot b or above. From b on no
+//!   leader proposes above s, so every row above s has a ballot below b: the change is not void. Hence every later leader of the
+//!   era proposes the change again, and nothing above s.
+//! - **A void change was not chosen.** The row with the higher ballot was proposed above the change. After the choice of the
+//!   change, no leader does so. No other value of the slot was chosen either: its row would have the highest ballot. So a no-op
+//!   may take the slot.
+//! - **The switch loses no value.** By the third condition, a phase-2 quorum of the new members holds every slot below s. By the
+//!   second condition, a phase-2 quorum holds s. Every phase-1 quorum of the new members intersects both. So every campaign of
+//!   the next era finds all chosen values, even if all watermarks are lost.
+//! - **The old members cannot go on.** In earlier eras no slot above s is chosen, and their ballots are below every ballot of the
+//!   next era.
+//!
+//! A change needs a phase-2 quorum of the old members, and both quorums of the new members. With one dead member of three, the
+//! two others suffice. Between the second and the last step the old members order no other value. If the new members lose their
+//! quorum in this time, commands wait until the quorum is back.
 //!
 //! Sources: Lamport, Malkhi, Zhou, *Stoppable Paxos* (2008) and *Reconfiguring a State Machine* (2010).
 //!
@@ -184,19 +207,16 @@
 //! 15. No reader sees a part of a slot, or a part of an installed snapshot.
 //! 16. A reader gets every slot from its first slot on, or an error that names the slots still kept.
 //! 17. Every version of a cluster restored from a backup is at or above the first slot of the restored log.
-//!
 //! 18. One configuration of each era is in force, stored or shown.
 //! 19. No slot above a change is chosen in the era that the change ends.
 //! 20. A configuration takes force when a phase-2 quorum of its own covers every slot up to its change.
 //! 21. A promise is of its acceptor's era, and neither goes back.
 //! 22. A learner's configuration is not below a change that the learner has applied.
 //!
-//! The invariants 1 to 17 hold across eras: the quorums are the quorums of the ballot's era. The model checks the
-//! invariants 18 to 21, and the simulator checks 18 to 22. No service changes members yet: services refuse every era
-//! above 0.
+//! The invariants 1 to 17 hold across eras: the quorums are the quorums of the ballot's era.
 //!
 //! The model and the simulator check the invariants 1 to 14, and a model of restoring checks invariant 17. Tests of the
-//! services check 15 and 16.
+//! services check 15 and 16. The model checks 18 to 21, and the simulator checks 18 to 22.
 //!
 //! # Sources
 //!
