@@ -4,12 +4,12 @@ FROM rust:1.95-bookworm AS context
 COPY . /sources
 # Manifests name these files, and the image needs none of them: empty, they can change without a build.
 RUN find /sources -type f -regex '.*/\(tests\|testing/src\|benches\|examples\)/.*' -exec truncate --size=0 {} +
-# The workspace as its manifests tell it, each crate with nothing inside: it changes when dependencies do.
+# The workspace with empty crates: this layer changes only when dependencies change.
 RUN cp -r /sources /skeleton && cd /skeleton \
     && find . -type f ! -name '*.rs' ! -name Cargo.toml ! -name Cargo.lock ! -path './.cargo/*' -delete \
     && find . -type f -path '*/src/*' ! -path '*/src/lib.rs' ! -path '*/src/main.rs' -delete \
     && echo 'fn main() {}' > /empty.rs && find . -type f -name '*.rs' -exec cp /empty.rs {} \;
-# So that what builds leave behind can be told from what others do: see .ci/run.
+# Marks the layers that builds leave behind: see .ci/run.
 LABEL paxos.left-behind=true
 
 FROM rust:1.95-bookworm AS build
@@ -17,7 +17,7 @@ WORKDIR /paxos
 COPY --from=context /skeleton .
 RUN cargo build --release --locked --bins
 COPY --from=context /sources .
-# Sources are older than what was just built of the empty crates: cargo goes by time.
+# Cargo compares times, and the sources are older than the build of the empty crates.
 RUN find . -type f -name '*.rs' -exec touch {} + && cargo build --release --locked --bins
 RUN cd target/release && ./paxos man share/man/man1 \
     && for script in bash:bash-completion/completions/paxos zsh:zsh/vendor-completions/_paxos \

@@ -1,5 +1,5 @@
-//! The failure detector in this process: with the clock, behind a lock, with a signal for changes that standbys must
-//! hear at once, and with a pulse of arriving messages.
+//! Runs the failure detector in this process: adds the clock and a lock, counts arriving messages as a pulse, and signals
+//! urgent changes to standbys.
 
 use std::{
     sync::{

@@ -1,5 +1,5 @@
-//! Giving up a write: a command that is not sent is withdrawn, and no further attempt begins. The outcome of a sent
-//! command is still waited for.
+//! Gives up a write: withdraws a command that is not sent yet, and begins no further attempt. For a sent command the writer
+//! still waits for the outcome.
 
 use tokio::sync::watch;
 

@@ -1,5 +1,5 @@
-//! The search for the leader: a standby forwards each command, which costs a second proposer's work and a further round
-//! trip.
+//! Searches for the leader. Without this search a standby would forward each command, at the cost of a second proposer's work
+//! and a further round trip.
 //!
 //! A standby names the leader when asked, and in its answers. A name alone moves no client: the client moves to a
 //! proposer of the same cluster that answers and says that it leads. Otherwise the client stays. Growing pauses between

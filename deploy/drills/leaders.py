@@ -1,4 +1,4 @@
-"""Drills that take the leader away: killed, stopped, cut off, on quiet disks and while all disks stand still."""
+"""Drills of a lost leader: killed, stopped, cut off, on quiet disks and while all disks stand still."""
 
 import random
 import subprocess

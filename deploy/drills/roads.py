@@ -1,4 +1,4 @@
-"""Drills of broken roads: proposers that cannot reach each other, one-way cuts, resets of all connections."""
+"""Drills of broken connections: proposers that cannot reach each other, one-way cuts, resets of all connections."""
 
 import time
 

@@ -1,4 +1,4 @@
-//! Brings a joiner the snapshot of a member: the answer of `Snapshot` at the one is streamed into `Keep` at the other.
+//! Copies a snapshot from a member to a joiner: passes the answer of `Snapshot` at the member on to `Keep` at the joiner.
 
 use std::{
     pin::pin,

@@ -1,4 +1,4 @@
-//! The change of members under way, for its callers: each hears every stage from now on, and the last stage for certain.
+//! Passes the stages of the change under way to its callers. A slow caller may miss stages, and never the last stage.
 
 use std::{
     collections::BTreeMap,

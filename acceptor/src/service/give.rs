@@ -1,4 +1,4 @@
-//! Streams of the bottom: the snapshot on which the log of this acceptor stands.
+//! Sends the bottom to readers: the snapshot that ends where the log of this acceptor begins.
 
 use std::{io::ErrorKind, time::Duration};
 

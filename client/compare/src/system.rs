@@ -1,4 +1,4 @@
-//! The systems under load, behind one face: puts and linearizable reads of single keys.
+//! The systems under load, behind one interface: puts and linearizable reads of single keys.
 
 use std::{str::FromStr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What every role does to use an acceptor: the call `Form`, the checks of the sender, and the words for a refusal.
+//! How every role begins with an acceptor: the call `Form`, the checks of the sender, and the texts of refusals.
 
 use std::{sync::Arc, time::Duration};
 

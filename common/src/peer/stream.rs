@@ -1,4 +1,4 @@
-//! The bytes of a connection to a peer: the end of a distrusted connection, and peers that speak TLS unexpectedly.
+//! Reads and writes a connection to a peer: ends a distrusted connection, and recognises peers that speak TLS unexpectedly.
 
 use std::{
     io,

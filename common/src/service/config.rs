@@ -112,7 +112,9 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 /// The acceptors of the cluster: the only required setting of a proposer or learner.
 #[derive(Args, Clone, Debug)]
 pub struct AcceptorsArg {
-    /// URLs of all acceptors, separated by commas; the same set for every proposer and learner
+    /// URLs of the acceptors, separated by commas; the same for every proposer and learner
+    ///
+    /// A new cluster has exactly these members. After a change of members, any list works with an acceptor that answers.
     #[arg(long, env = "PAXOS_ACCEPTORS", value_name = "URL,URL,URL")]
     pub acceptors: AcceptorList,
 }
@@ -122,8 +124,8 @@ pub struct AcceptorsArg {
 pub struct ClusterArg {
     /// The cluster to work with: its id, as `paxos status` shows it. Without it, any cluster, or a new one
     ///
-    /// Acceptors of other clusters are ignored, and blank acceptors stay blank. Set it once the cluster is formed: without it,
-    /// a proposer whose acceptors are all blank forms a new cluster.
+    /// Acceptors of other clusters are ignored, and blank acceptors stay blank. Give the id once the cluster is formed: without
+    /// an id, a proposer forms a new cluster if all its acceptors are blank.
     #[arg(long, env = "PAXOS_CLUSTER", value_name = "ID")]
     pub cluster: Option<ClusterId>,
 }

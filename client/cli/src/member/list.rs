@@ -1,4 +1,4 @@
-//! The list of the members, with the command that mends what is wrong.
+//! Prints the list of the members, with the command that repairs each fault.
 
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ pub(crate) fn tolerance(tolerated: Option<usize>) -> String {
     }
 }
 
-/// The command that mends the state of an acceptor.
+/// The command that repairs the state of an acceptor.
 fn remedy(look: &MembersLook, acceptor: &SeenAcceptor) -> Option<String> {
     let id = acceptor.id();
     match acceptor.state {

@@ -1,4 +1,4 @@
-//! What a person sees of the members, and the request made from it.
+//! The members as operators see them, and the request for a change.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Answers whose head and body are observed, for the result of the call.
+//! Observes the head and the body of an answer, to record the result of the call.
 
 use std::{
     pin::Pin,

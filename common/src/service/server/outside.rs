@@ -1,5 +1,5 @@
-//! Connections of callers outside the cluster: at most half, so that acceptors, proposers and learners find places. Of this
-//! half, one peer address has at most what is still free, as of all connections: see [`addresses`](super::addresses).
+//! Limits the connections of clients and operators to half of all connections: acceptors, proposers and learners have the other
+//! half. One peer address has at most the free rest of the clients' half, as of all connections: see [`addresses`](super::addresses).
 
 use std::{
     net::IpAddr,

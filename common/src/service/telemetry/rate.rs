@@ -1,4 +1,4 @@
-//! Limit on the traces that callers may have sampled here: a rate, so that callers cannot have all requests traced.
+//! Limits the rate of traces that callers request, so that callers cannot have all requests traced.
 
 use std::num::NonZeroU32;
 

@@ -1,4 +1,4 @@
-//! Repair: brings acceptors chosen values that were missed, or lost on disk, below the slots held by the leader.
+//! Repair: sends chosen values again to acceptors that missed the values, or lost the values on disk.
 //!
 //! An acceptor's watermark passes a slot only over a row of the leader's own ballot. So the missing slots are accepted
 //! again at this ballot, even over an older row. The value of a slot has three possible sources:
