@@ -1,9 +1,9 @@
-//! Eras: a proposer adopts the latest configuration in force that it hears of.
+//! Eras: a proposer adopts the latest configuration in force.
 //!
-//! A proposer hears of a later configuration from an acceptor's `Form`, or puts a change in force itself. A later era's ballot
-//! in a report or a rejection says only that there is a later configuration: the link to the acceptor is opened again, and asks
-//! for it. Nothing else of such a message is used. Until the proposer has the later configuration, the proposer goes on in its
-//! era with the other acceptors: their votes and promises are worth what they were.
+//! A proposer gets a later configuration in an acceptor's answer to `Form`, or by putting a change in force. A ballot of a later
+//! era, in a report or a rejection, says only that a later configuration exists. The proposer then opens the link to this
+//! acceptor again, and asks for the configuration. Nothing else of such a message is used. Until the proposer has the later
+//! configuration, the proposer goes on in its own era with the other acceptors: votes and promises of this era keep their value.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
