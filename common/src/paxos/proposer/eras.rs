@@ -114,9 +114,14 @@ impl Proposer {
         }
         // Acceptors hear the streams of this reign until the next streams are open, so that no standby campaigns meanwhile.
         self.old_streams = Some(ballot);
+        let connected = self.open.clone();
         self.adopt(configuration);
         self.change_adopted();
         self.campaign(Why::Changed);
+        // The switch itself has closed the links, and the links are opened again at once. So the acceptors connected until now
+        // have as long to answer as connected acceptors.
+        let now = self.awake();
+        self.presence.begin(connected.iter(), now);
     }
 
     fn notice_era(&mut self, ballot: Ballot, configuration: &Configuration) {

@@ -5,6 +5,7 @@ use crate::paxos::{era::Era, message::Row};
 
 mod ends;
 mod lost_disks;
+mod switch;
 
 /// The configuration of the next era, of these acceptors.
 fn next(bench: &Bench, uuids: &[u128], phase1: usize, phase2: usize) -> Arc<Configuration> {
@@ -278,20 +279,6 @@ fn standby_that_was_about_to_campaign_starts_over_in_a_later_era() {
         None,
         "the leader was heard ten milliseconds ago"
     );
-}
-
-#[test]
-fn acceptor_of_an_earlier_era_is_opened_again_and_not_driven_up() {
-    let mut bench = Bench::new();
-    let configuration = next(&bench, &[1, 2, 3], 2, 2);
-    bench.handle(Event::LaterConfiguration(configuration));
-    bench.handle(Event::Opened(uuid(1)));
-    bench.handle(Event::PrepareRefused {
-        acceptor: uuid(1),
-        promised: ballot(9, 2),
-    });
-    assert!(bench.reopens(1));
-    assert_eq!(bench.prepares(), []);
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! The switch to the next era: the leader campaigns at once, and its links are opened again.
+
+use super::*;
+
+/// The leader of era 0 puts a change to acceptors 1, 2 and 4 in force, and no link of era 1 is open.
+fn switched() -> Bench {
+    let (mut bench, _) = ending();
+    bench.answer(4, 0, marked(&[(1, 2)], 2, 1));
+    bench.answer(1, 0, marked(&[(1, 2)], 2, 1));
+    bench.answer(3, 0, marked(&[(1, 2)], 2, 1));
+    assert_eq!(bench.adopted(), Some(1));
+    bench
+}
+
+/// Heartbeats, four in each leader timeout, until this proposer steps down. Returns the milliseconds.
+fn steps_down_after(bench: &mut Bench) -> u64 {
+    for passed in (50..=5_000).step_by(50) {
+        bench.pass(50);
+        bench.fire(Timer::Heartbeat);
+        if matches!(bench.core.phase(), Phase::Standby) {
+            return passed;
+        }
+    }
+    panic!("it campaigns on without any acceptor");
+}
+
+#[test]
+fn links_closed_by_the_switch_have_as_long_to_open_as_connected_acceptors_to_answer() {
+    assert_eq!(steps_down_after(&mut switched()), 2_000);
+    // An acceptor that opens late is enough for nothing: a quorum is two of three.
+    let mut bench = switched();
+    bench.pass(1_900);
+    bench.handle(Event::Opened(uuid(1)));
+    bench.handle(Event::Opened(uuid(4)));
+    bench.pass(1_000);
+    bench.fire(Timer::Heartbeat);
+    assert!(matches!(bench.core.phase(), Phase::Campaigning(_)));
+}
+
+#[test]
+fn acceptors_lost_before_the_switch_get_no_time_to_open() {
+    let (mut bench, _) = ending();
+    bench.answer(4, 0, marked(&[(1, 2)], 2, 1));
+    bench.answer(1, 0, marked(&[(1, 2)], 2, 1));
+    for number in [1, 2, 4] {
+        bench.handle(Event::Closed(uuid(number)));
+    }
+    bench.answer(3, 0, marked(&[(1, 2)], 2, 1));
+    assert_eq!(bench.adopted(), Some(1));
+    assert_eq!(steps_down_after(&mut bench), 50);
+}
+
+#[test]
+fn acceptor_of_an_earlier_era_is_opened_again_and_not_driven_up() {
+    let mut bench = Bench::new();
+    let configuration = next(&bench, &[1, 2, 3], 2, 2);
+    bench.handle(Event::LaterConfiguration(configuration));
+    bench.handle(Event::Opened(uuid(1)));
+    bench.handle(Event::PrepareRefused {
+        acceptor: uuid(1),
+        promised: ballot(9, 2),
+    });
+    assert!(bench.reopens(1));
+    assert_eq!(bench.prepares(), []);
+}
