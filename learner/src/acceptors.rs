@@ -186,17 +186,18 @@ impl ListedAcceptor {
         &self,
         check: impl Fn(&FormReport) -> Result<(), Unusable>,
     ) -> Result<Introduction, Unusable> {
-        // The first refusal, or otherwise the first failure.
+        // The first refusal at an address of this acceptor, or otherwise the first failure. At other addresses, other
+        // acceptors may answer: that is no fault.
         let mut first: Option<Unusable> = None;
+        let last = self.lock_place().as_ref().map(|place| place.address.clone());
         for address in self.book.candidates(self.uuid, &self.listed) {
+            let is_own = address.as_str() == &*self.listed || last.as_ref() == Some(&address);
             match self.ask_at(self.place_at(address), &check).await {
                 Ok(introduction) => return Ok(introduction),
                 Err(later @ Unusable::LaterEra(_)) => return Err(later),
                 Err(reason) => {
-                    if first
-                        .as_ref()
-                        .is_none_or(|first| reason.is_refusal() && !first.is_refusal())
-                    {
+                    let outranks = |first: &Unusable| is_own && reason.is_refusal() && !first.is_refusal();
+                    if first.as_ref().is_none_or(outranks) {
                         first = Some(reason);
                     }
                 }

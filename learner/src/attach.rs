@@ -134,7 +134,12 @@ impl Reporter {
             self.trims.reported(member.acceptor, trimmed_to, now);
             wish.asks(read_wish(answer.snapshot_wanted)?);
             if let Some(leadership) = answer.leadership {
-                fill::record_leadership(&self.leadership, leadership.try_into()?);
+                let leadership: Leadership = leadership.try_into()?;
+                if leadership.promised.era() > self.cluster.present().era() {
+                    // The acceptor has a later configuration.
+                    self.cluster.ask(acceptor).await?;
+                }
+                fill::record_leadership(&self.leadership, leadership);
             }
             // Full or closed: enough other acceptors have reported.
             let _ = self.greetings.try_send(greeting);

@@ -221,15 +221,20 @@ impl Cluster {
             run: introduction.run,
         };
         self.check_present(member.acceptor)?;
+        let asked_in = self.present();
         let is_witnessed = self.known().guard.is_witnessed(member.acceptor, member.run);
         let others = if is_witnessed {
             Vec::new()
         } else {
             self.hear_others(member.acceptor).await
         };
-        let present = self.present();
-        let remembers = introduction.remembers.of_members(&present.electorate);
+        let remembers = introduction.remembers.of_members(&asked_in.electorate);
         let mut known = self.known();
+        let present = self.present();
+        if present.era() != asked_in.era() {
+            // The members of an earlier era were asked. A run counts once the present members were asked.
+            return Err(Unusable::LaterEra(present.era()));
+        }
         // Other acceptors exposed by this introduction are refused at the next answer.
         let found = known
             .guard

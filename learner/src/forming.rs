@@ -65,7 +65,7 @@ impl Finder<'_> {
         loop {
             let mut round = AskingRound::default();
             let twice = self
-                .ask(self.book.given(), &mut places, &mut round, &mut forming)
+                .ask(self.book.given(), None, &mut places, &mut round, &mut forming)
                 .await;
             let mut stored = None;
             // Blank acceptors at the given addresses may be meant for another cluster than the stored one.
@@ -73,8 +73,13 @@ impl Finder<'_> {
                 stored = stored_configuration(self.directory).await;
                 stored = stored.filter(|stored| self.is_wanted(stored.cluster_id()));
             }
-            while let Some(members) = round.unasked(self.latest(&round).or(stored.as_ref())) {
-                self.ask(&members, &mut places, &mut round, &mut forming).await;
+            while let Some(known) = self.latest(&round).or(stored.as_ref())
+                && let Some(members) = round.unasked(known)
+            {
+                // Nobody gave these addresses to this process: another cluster there is nobody's fault.
+                let cluster = Some(known.cluster_id());
+                self.ask(&members, cluster, &mut places, &mut round, &mut forming)
+                    .await;
             }
             let latest = self.latest(&round);
             let is_changed = latest.is_some_and(|latest| latest.era() > Era::FIRST);
@@ -111,10 +116,12 @@ impl Finder<'_> {
         wanted.max_by_key(|formed| formed.era())
     }
 
-    /// Asks the acceptors at these addresses. Returns an acceptor that answered twice.
+    /// Asks the acceptors at these addresses. Returns an acceptor that answered twice. `of`: only answers of formed acceptors
+    /// of this cluster are used.
     async fn ask(
         &self,
         addresses: &[Address],
+        of: Option<ClusterId>,
         places: &mut Places,
         round: &mut AskingRound,
         forming: &mut Forming,
@@ -127,6 +134,9 @@ impl Finder<'_> {
         for (address, answer) in addresses.iter().zip(join_all(calls).await) {
             round.asked.insert(address.clone());
             let Some(report) = answer else { continue };
+            if of.is_some() && of != formed_cluster(&report.membership) {
+                continue;
+            }
             self.book.answered(address, report.acceptor);
             if !round.answered.insert(report.acceptor) {
                 twice = Some(report.acceptor);
@@ -157,6 +167,14 @@ impl Finder<'_> {
     }
 }
 
+/// The cluster of an acceptor with a configuration in force.
+fn formed_cluster(membership: &Membership) -> Option<ClusterId> {
+    match membership {
+        Membership::Formed(configuration) => Some(configuration.cluster_id()),
+        Membership::Blank | Membership::Seeded(_) | Membership::Forming(_) => None,
+    }
+}
+
 /// Warns once of a list of acceptors that is not the list of the members. The addresses are hints: the members are found.
 fn warn_of_list(forming: &Forming, given: usize, configuration: &Configuration) {
     let strangers: Vec<_> = forming.strangers(configuration).collect();
@@ -179,8 +197,8 @@ struct AskingRound {
 
 impl AskingRound {
     /// The addresses of the members that have not answered and were not asked there; `None` if there are none.
-    fn unasked(&self, configuration: Option<&Configuration>) -> Option<Vec<Address>> {
-        let members = configuration?.members().iter();
+    fn unasked(&self, configuration: &Configuration) -> Option<Vec<Address>> {
+        let members = configuration.members().iter();
         let silent = members.filter(|(uuid, _)| !self.answered.contains(uuid));
         let addresses = silent.filter_map(|(_, member)| member.address.parse::<Address>().ok());
         let unasked: BTreeSet<_> = addresses

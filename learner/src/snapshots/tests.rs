@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use paxos_common::{
     paxos::{
+        identity::ClusterId,
         machine::{Machine, digest::StateDigest},
         value::Value,
     },

@@ -105,7 +105,10 @@ impl Store {
         // lack the last commits; a learner learns missing slots again. Only acceptors must forget nothing.
         set_synchronous(&mut connection, "NORMAL").await?;
         let named = path.display().to_string();
-        let steps = ToPresent { path: &named };
+        let steps = ToPresent {
+            path: &named,
+            cluster,
+        };
         let migrated =
             sqlite::migrate_by_steps(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID, &steps).await;
         match migrated {
@@ -168,6 +171,8 @@ impl Store {
 /// Upgrades a file of schema version 5 where it is: the state record gets an empty configuration.
 struct ToPresent<'a> {
     path: &'a str,
+    /// The learner's cluster. The file of another cluster is refused before it is changed.
+    cluster: ClusterId,
 }
 
 impl SchemaSteps for ToPresent<'_> {
@@ -178,6 +183,7 @@ impl SchemaSteps for ToPresent<'_> {
     async fn upgrade(&self, transaction: &mut SqliteConnection, _from: i64) -> Result<(), StoreError> {
         /// SQLite's code for a row against a rule of its table: `ALTER TABLE` reads the row.
         const CONSTRAINT: u32 = 19;
+        check_cluster(transaction, self.cluster, self.path).await?;
         let added = sqlx::query("ALTER TABLE state ADD COLUMN configuration BLOB NOT NULL DEFAULT x''");
         let Err(error) = added.execute(transaction).await else {
             return Ok(());
