@@ -159,6 +159,8 @@ pub struct Proposer {
     old_streams: Option<Ballot>,
     /// The change of members under way, driven by this proposer.
     change: Option<MemberChange>,
+    /// Acceptors with an upload of a snapshot under way.
+    uploads: BTreeSet<AcceptorUuid>,
     leaving: Leaving,
     /// Commands that the driver has forwarded and not yet answered.
     forwarded: BTreeSet<RequestId>,
@@ -208,6 +210,7 @@ impl Proposer {
             leaderless: false,
             old_streams: None,
             change: None,
+            uploads: BTreeSet::new(),
             leaving: Leaving::default(),
             forwarded: BTreeSet::new(),
             stopping: false,

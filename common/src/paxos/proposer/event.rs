@@ -321,9 +321,10 @@ pub enum Effect {
     Adopted(Arc<Configuration>),
     /// [`Proposer::links`](super::Proposer::links) has changed: open the additional links, and end the others.
     LinksChanged,
-    /// Bring the joiner the snapshot of the source (`Snapshot`, `Keep`), and report [`Event::SnapshotBrought`].
+    /// Bring the joiner the snapshot of the source (`Snapshot`, `Keep`), and report [`Event::SnapshotBrought`]. The end of a
+    /// change ([`Self::Change`]) ends the upload.
     BringSnapshot {
-        /// The receiver.
+        /// The receiver: a member of the next configuration, mostly a joiner.
         joiner: AcceptorUuid,
         /// The member with the highest bottom.
         source: AcceptorUuid,

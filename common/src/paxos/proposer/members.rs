@@ -140,8 +140,6 @@ pub(super) struct MemberChange {
     pauses: u32,
     /// Since when the copy runs, or the last pause has ended.
     since: Duration,
-    /// Joiners with an upload of a snapshot under way.
-    uploads: BTreeSet<AcceptorUuid>,
     /// The latest news.
     said: Option<ChangeStage>,
 }
@@ -194,8 +192,8 @@ impl Proposer {
         matches!(&self.phase, Phase::Leading(lead) if may(lead)) && self.change.is_none()
     }
 
-    /// Proposes a change without the steps before. For the model: safety rests on the three conditions alone, and neither on
-    /// the copy nor on the pause.
+    /// Proposes a change without the steps before. For the model and the simulator: safety rests on the three conditions alone,
+    /// and neither on the copy nor on the pause.
     pub fn propose_change(&mut self, change: Value) {
         if self.may_change()
             && let Phase::Leading(lead) = &mut self.phase
@@ -271,13 +269,13 @@ impl Proposer {
             slot: None,
             pauses: 0,
             since: self.awake(),
-            uploads: BTreeSet::new(),
             said: None,
         })
     }
 
     /// Once every leader timeout: ends a copy to a silent joiner, brings snapshots, and begins or ends a pause.
     pub(super) fn check_change(&mut self) {
+        self.bring_snapshots();
         let (now, timeout) = (self.awake(), self.settings.leader_timeout);
         let (Some(change), Phase::Leading(lead)) = (&mut self.change, &mut self.phase) else {
             return;
@@ -297,7 +295,6 @@ impl Proposer {
                     };
                     lead.pause(true);
                 } else {
-                    self.bring_snapshots();
                     self.say_progress();
                 }
             }
@@ -366,15 +363,21 @@ impl Proposer {
         self.effects.push(Effect::LinksChanged);
     }
 
-    /// Has each joiner brought a snapshot whose next row is gone from every member.
+    /// Has each member of the next configuration brought a snapshot, if no rows can bring the member further: a joiner of a
+    /// trimmed log, or a member with a damaged row that the others have trimmed. Also for a change that is already proposed, or
+    /// was found by the campaign: learners that have applied the change have no snapshot below the change any more.
     fn bring_snapshots(&mut self) {
-        let (Some(change), Phase::Leading(lead)) = (&mut self.change, &self.phase) else {
+        let Phase::Leading(lead) = &self.phase else {
             return;
         };
+        let asked = self.change.as_ref().map(|change| &change.configuration);
+        let proposed = lead.change().map(|(_, configuration)| configuration);
+        let next = asked.into_iter().chain(proposed);
+        let next: BTreeSet<AcceptorUuid> = next.flat_map(|next| next.members().keys()).copied().collect();
         let sources = || self.open.iter().filter(|open| self.electorate.includes(**open));
-        for &joiner in &change.joiners {
+        for joiner in next {
             if let Some(source) = lead.snapshot_source(joiner, sources())
-                && change.uploads.insert(joiner)
+                && self.uploads.insert(joiner)
             {
                 self.effects.push(Effect::BringSnapshot { joiner, source });
             }
@@ -382,9 +385,7 @@ impl Proposer {
     }
 
     pub(super) fn snapshot_brought(&mut self, joiner: AcceptorUuid) {
-        if let Some(change) = &mut self.change {
-            change.uploads.remove(&joiner);
-        }
+        self.uploads.remove(&joiner);
     }
 
     /// A later configuration was adopted.
@@ -438,6 +439,8 @@ impl Proposer {
     fn end_change(&mut self, last: ChangeStage) {
         self.say(last);
         let Some(change) = self.change.take() else { return };
+        // The driver ends all uploads with the last news.
+        self.uploads.clear();
         for joiner in change.joiners {
             if !self.follows(joiner) {
                 self.unfollow(joiner);

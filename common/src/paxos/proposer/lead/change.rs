@@ -162,23 +162,29 @@ impl Lead {
         self.views.get(&follower)?.chosen_to
     }
 
-    /// The acceptor whose snapshot a lagging follower needs: no acceptor of `sources` has the follower's next row any more.
+    /// The acceptor whose snapshot a lagging follower needs: no other acceptor of `sources` has the follower's next row any
+    /// more, or a scan has found no source for this row.
     pub(in crate::paxos::proposer) fn snapshot_source<'a>(
         &self,
         follower: AcceptorUuid,
         sources: impl Iterator<Item = &'a AcceptorUuid>,
     ) -> Option<AcceptorUuid> {
-        let own = self.sound_to(follower).filter(|&own| own < self.base)?;
+        let view = self.views.get(&follower)?;
+        let own = view.chosen_to.filter(|&own| own < self.base)?;
         let bottom = |&source: &AcceptorUuid| {
             let view = self.views.get(&source)?;
             Some((view.trimmed_hint.max(view.trimmed_to), source))
         };
-        let bottoms: Vec<_> = sources.filter_map(bottom).collect();
-        let is_gone = !bottoms.is_empty() && bottoms.iter().all(|&(bottom, _)| bottom > own);
-        bottoms
-            .into_iter()
-            .max()
-            .filter(|_| is_gone)
+        let others = sources.filter(|source| **source != follower);
+        let bottoms: Vec<_> = others.filter_map(bottom).collect();
+        let is_hopeless = view
+            .hopeless
+            .as_ref()
+            .is_some_and(|hopeless| hopeless.slot == own);
+        let is_gone = is_hopeless || bottoms.iter().all(|&(bottom, _)| bottom > own);
+        let highest = bottoms.into_iter().max();
+        highest
+            .filter(|&(bottom, _)| is_gone && bottom > own)
             .map(|(_, source)| source)
     }
 }

@@ -5,6 +5,7 @@ use crate::paxos::{era::Era, message::Row};
 
 mod ends;
 mod lost_disks;
+mod snapshots;
 mod switch;
 
 /// The configuration of the next era, of these acceptors.
