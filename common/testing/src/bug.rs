@@ -86,6 +86,8 @@ pub enum Bug {
     OwnHearingVouches,
     /// An observer counts a new run by earlier knowledge, without asking the other acceptors.
     NewRunCountsUnasked,
+    /// After a change of members, an observer counts a run without asking the new members about the run.
+    NewMembersUnasked,
     /// A state record with a wrong checksum is read as if sound.
     GarbledStateBelieved,
     /// A start continues the log as found, behind a failed sync.
@@ -122,10 +124,16 @@ pub enum Bug {
     LearnerWaitsForUnprovableRows,
     /// A snapshot holds the state of another moment than its end says.
     StateOfAnotherMoment,
+    /// An acceptor with a full disk hears a claim, and its watermark passes rows of older ballots.
+    ClaimHeardForOlderRows,
+    /// A snapshot is recorded above the cap, and the record stands for a claim when the disk is full.
+    RecordedAboveTheCap,
 
     // Changes of members.
     /// A change takes force before a quorum of the new members has the log.
     ForceBeforeTheCopy,
+    /// A change takes force without the votes of new members.
+    ForceWithoutNewVotes,
     /// A change takes force by a single vote.
     ForceByOneVote,
     /// A change takes force by votes of different ballots.
@@ -154,6 +162,16 @@ pub enum Bug {
     LearnerForgetsItsEra,
     /// A learner adopts a configuration that is chosen and not applied.
     LearnerAdoptsChosen,
+    /// A learner counts votes at later ballots in its own, earlier configuration.
+    LaterVotesCountedByLearner,
+    /// A snapshot does not say in which configuration its state was reached.
+    SnapshotWithoutConfiguration,
+    /// An acceptor compares ballots without their eras.
+    BallotsComparedWithoutEra,
+    /// A learner's snapshot lifts an acceptor above everything claimed by a leader of the acceptor's era.
+    LiftAtALearnersWord,
+    /// A blank acceptor at the place of a member counts as the member.
+    BlankCounted,
 
     // Forming.
     /// As soon as a proposer finds a forming acceptor, the proposer takes all acceptors for forming.

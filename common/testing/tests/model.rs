@@ -49,5 +49,16 @@ fn version_below_the_base_is_found_by_property_17() {
     assert!(property.starts_with("17: "), "{property}");
 }
 
+#[test]
+fn configuration_below_an_applied_change_is_found_by_property_22() {
+    let climbed = climb(
+        bugs::snapshot_without_configuration(),
+        Order::BreadthFirst,
+        BUG_STEPS_MAX,
+    );
+    let (property, _) = climbed.broken.expect("the bug is found");
+    assert!(property.starts_with("22: "), "{property}");
+}
+
 /// Limit of steps for finding a planted bug.
 const BUG_STEPS_MAX: usize = 3_000_000;

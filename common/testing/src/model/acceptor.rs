@@ -19,7 +19,7 @@ use paxos_common::paxos::{
 
 use super::{
     cluster::Cluster,
-    decide::{decide, is_heartbeat},
+    decide::is_heartbeat,
     disk::{Disk, Snapshot},
     ledger::Broken,
     network::{Envelope, Message, Node},
@@ -99,7 +99,11 @@ pub(crate) struct AcceptorNode {
     pub(crate) disk: Disk,
     pub(crate) open: Option<Open>,
     pub(crate) reading: Vec<Reading>,
-    run: u64,
+    pub(super) run: u64,
+    /// The disk has no space: nothing is granted.
+    pub(crate) is_full: bool,
+    /// The disk before the present disk, if that disk was lost.
+    pub(crate) lost: Option<Disk>,
     pub(crate) scratch: AcceptorScratch,
 }
 
@@ -113,6 +117,8 @@ impl AcceptorNode {
             open: None,
             reading: Vec::new(),
             run: 0,
+            is_full: false,
+            lost: None,
             scratch: AcceptorScratch::default(),
         }
     }
@@ -157,6 +163,10 @@ pub(crate) enum Input<'a> {
     Keep(&'a Snapshot),
     /// The acceptor trims to the waiting snapshot.
     Trim,
+    /// The disk is lost, and the process starts on an empty disk.
+    Lose,
+    /// The disk runs full.
+    FillDisk,
 }
 
 /// A step of an acceptor.
@@ -181,12 +191,17 @@ impl AcceptorStep<'_> {
             Input::Show { learner, from } => self.show(learner, from),
             Input::Keep(snapshot) => self.keep(snapshot),
             Input::Trim => self.trim(),
+            Input::Lose => self.lose(),
+            Input::FillDisk => self.node.is_full = true,
         }
         self.check_bottom();
     }
 
     /// Decides a request into the open group, or into a new group.
     fn receive(&mut self, from: Node, message: &Message) {
+        if self.turns_away(message) {
+            return;
+        }
         if let Message::Fetch(number, first, to) = message {
             self.fetch(from, *number, *first, *to);
             return;
@@ -203,18 +218,14 @@ impl AcceptorStep<'_> {
         self.tamper_with_request(message);
         let open = self.node.open.take();
         let mut open = open.unwrap_or_else(|| Open::new(self.node.core.group()));
-        let copies = self.cluster.scenario.copies;
-        match decide(
-            &self.node.core,
-            &self.node.disk,
-            &mut open.group,
-            (from, message),
-            copies,
-        ) {
+        match self.decide(&mut open.group, from, message) {
+            Ok(None) => {}
             // A heartbeat has no number and no answer.
-            Ok(Answer::Message(_, Message::Answer(_, 0, AcceptAnswer::Accepted { .. })))
-                if is_heartbeat(message) => {}
-            Ok(answer) => {
+            Ok(Some(Answer::Message(
+                _,
+                Message::Answer(_, 0, AcceptAnswer::Accepted { .. } | AcceptAnswer::NoSpace),
+            ))) if is_heartbeat(message) => {}
+            Ok(Some(answer)) => {
                 open.note_votes(message, &answer);
                 insert(&mut open.answers, answer);
             }
@@ -275,6 +286,7 @@ impl AcceptorStep<'_> {
             self.node.open = Some(open);
             return;
         }
+        self.node.is_full &= !open.trims;
         self.release(open);
         if recover {
             self.node.recover();

@@ -7,9 +7,8 @@
 //! -- --nocapture` prints the number of states and the depth at which each bug is found.
 //!
 //! Not expressible in this model: a slow reader blocking the acceptor, and lost frames never sent again, because no
-//! message has to arrive in this model. Pages outliving their promise: the simulator finds this bug. Repair stuck on an
-//! acceptor without a source, and an Accept judged by a trim from before its group: tests of the cores find these bugs.
-//! Sessions: not modelled yet.
+//! message has to arrive in this model. Pages outliving their promise: the simulator finds this bug. Bugs of trims that are
+//! not expressible here: `trims`. Sessions: not modelled yet.
 
 use super::{
     climb::Case,
@@ -38,6 +37,11 @@ pub fn versions_below_the_base() -> Case {
         bug: Some(RestoredLeaderStartsAtZero),
         ..restoring::Scenario::small("a restored cluster whose leader starts at slot 0")
     })
+}
+
+/// A bug that breaks property 22 alone: a learner installs a snapshot, and works in an earlier era than its state.
+pub fn snapshot_without_configuration() -> Case {
+    changes::snapshot_without_configuration()
 }
 
 /// Every bug that the model can express.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use paxos_common::{
     paxos::{
-        acceptor::Membership,
         ballot::Ballot,
         era::Era,
         quorum::{Configuration, Electorate, MemberEntry},
@@ -62,15 +61,6 @@ pub(crate) fn voters(eras: &[Arc<Configuration>]) -> Vec<(u32, u32)> {
 }
 
 impl Cluster {
-    /// The membership of an acceptor without any history: joiners have joined already.
-    pub(crate) fn membership(&self) -> Membership {
-        if self.eras.len() > 1 {
-            Membership::Formed((*self.eras[0]).clone())
-        } else {
-            Membership::Blank
-        }
-    }
-
     /// The change that a leader may be asked for.
     pub(crate) fn next_change(&self, node: &ProposerNode) -> Option<Value> {
         let era = usize::try_from(node.core.configuration().era().get()).expect("few eras");
@@ -101,9 +91,13 @@ impl Cluster {
                 .members()
                 .keys()
                 .map(|&member| &state.acceptors[place_of(member)]);
-            let covers = members.filter(|node| node.disk.covers(slot, chosen_at));
+            let covers = members.filter(|node| node.covers(slot, chosen_at));
             covers.count() >= configuration.quorums().phase2()
         };
+        let mut damaged = state.acceptors.iter().flat_map(|node| &node.disk.damaged);
+        if damaged.any(|slot| *slot < change) {
+            self.sights.saw(Sight::ForceBesideDamage);
+        }
         if Slot::ZERO.to(change.next()).all(is_covered) {
             Ok(())
         } else {
@@ -136,7 +130,10 @@ impl AcceptorStep<'_> {
         if Some(disk.promised.era()) != era(disk) || era(disk) < era(before) {
             self.outputs.broken(Broken::OneConfigurationPerEra);
         }
-        if era(disk) > era(before)
+        if era(before).is_none() {
+            self.outputs.saw(Sight::Joined);
+        }
+        if era(disk) > era(before).max(Some(Era::FIRST))
             && let Some(configuration) = disk.membership.configuration()
         {
             let configuration = Arc::new(configuration.clone());
@@ -149,6 +146,7 @@ impl LearnerStep<'_> {
     /// Applies everything learned. A change is adopted before the reads hear that it is applied.
     pub(crate) fn apply(&mut self) {
         loop {
+            let before = self.node.core.electorate().clone();
             let learned = self.node.core.take_learned(usize::MAX);
             if learned.is_empty() {
                 break;
@@ -157,8 +155,37 @@ impl LearnerStep<'_> {
                 self.hand_out(slot, value);
             }
             self.adopt();
+            self.keep_later_votes(&before);
         }
         self.handle(ReadEvent::Applied(self.node.core.next()));
+    }
+
+    /// An acceptor shows the configuration of a later era. The learner may not have applied the change.
+    pub(crate) fn shown(&mut self, electorate: &Electorate) {
+        if self.node.core.adopt(electorate) {
+            self.outputs.saw(Sight::LearnerShown);
+            self.adopt();
+        }
+    }
+
+    /// The configuration is not below a change that the learner has applied.
+    pub(crate) fn check_era(&mut self) {
+        let applied = usize::try_from(self.node.core.next().get()).expect("few slots");
+        let mut era = Era::FIRST;
+        for change in self
+            .node
+            .handed_out
+            .iter()
+            .take(applied)
+            .filter_map(Value::change)
+        {
+            if change.era() == era.next() {
+                era = change.era();
+            }
+        }
+        if self.node.core.electorate().era() < era {
+            self.outputs.broken(Broken::LearnersKeepTheirEra);
+        }
     }
 
     /// Reads follow the era of the core, and the disk keeps it.

@@ -104,6 +104,15 @@ pub(crate) enum Action {
     },
     /// The next configuration is proposed to a leader.
     Change(usize),
+    /// An acceptor shows its configuration to a learner of an earlier era.
+    Adopt {
+        learner: usize,
+        acceptor: usize,
+    },
+    /// An acceptor loses its disk, and restarts on an empty disk.
+    Lose(usize),
+    /// The disk of an acceptor runs full.
+    FillDisk(usize),
 }
 
 impl fmt::Debug for Action {
@@ -136,6 +145,14 @@ impl fmt::Debug for Action {
             Self::Change(proposer) => {
                 write!(f, "proposer {proposer} receives a request to change the members")
             }
+            Self::Adopt { learner, acceptor } => {
+                write!(
+                    f,
+                    "acceptor {acceptor} shows its configuration to learner {learner}"
+                )
+            }
+            Self::Lose(acceptor) => write!(f, "acceptor {acceptor} loses its disk"),
+            Self::FillDisk(acceptor) => write!(f, "the disk of acceptor {acceptor} runs full"),
             Self::Keep { acceptor, to } => write!(f, "acceptor {acceptor} keeps a snapshot to {to}"),
             Self::Trim(acceptor) => write!(f, "acceptor {acceptor} trims"),
             Self::Install { learner, acceptor } => {
@@ -171,6 +188,9 @@ impl Action {
             Self::Trim(_) => Some(Spend::Trim),
             Self::Install { .. } => Some(Spend::Install),
             Self::Change(_) => Some(Spend::Change),
+            Self::Adopt { .. } => Some(Spend::Adopt),
+            Self::Lose(_) => Some(Spend::Lose),
+            Self::FillDisk(_) => Some(Spend::FillDisk),
         }
     }
 }
@@ -200,7 +220,7 @@ impl Cluster {
     pub(crate) fn genesis(&self) -> State {
         State {
             acceptors: (0..self.scenario.acceptors)
-                .map(|place| Shared::new(AcceptorNode::new(place, self.membership())))
+                .map(|place| Shared::new(AcceptorNode::new(place, self.membership(place))))
                 .collect(),
             proposers: (0..self.scenario.proposers)
                 .map(|place| Shared::new(self.proposer(place, 0)))
@@ -316,6 +336,10 @@ impl Cluster {
             if has_votes && self.shows_pages(&state.acceptors[acceptor]) {
                 actions.push(Action::Show { acceptor, learner });
             }
+            let era = state.acceptors[acceptor].core.era();
+            if era > node.core.electorate().era() {
+                actions.push(Action::Adopt { learner, acceptor });
+            }
             if acceptor != node.feed {
                 actions.push(Action::SwitchFeed(learner, acceptor));
             }
@@ -374,6 +398,12 @@ impl Model for Cluster {
             if state.left.of(Spend::Keep) > 0 || state.left.of(Spend::Trim) > 0 {
                 self.trim_actions(state, place, actions);
             }
+            if node.lost.is_none() && state.left.of(Spend::Lose) > 0 {
+                actions.push(Action::Lose(place));
+            }
+            if node.open.is_none() && !node.is_full && state.left.of(Spend::FillDisk) > 0 {
+                actions.push(Action::FillDisk(place));
+            }
             if node.open.is_none() {
                 for &slot in node.disk.rows.keys() {
                     if !node.disk.damaged.contains(&slot) {
@@ -426,6 +456,7 @@ impl Model for Cluster {
             OneConfigurationPerEra,
             NothingAboveAChange,
             ForceRestsOnTheLog,
+            LearnersKeepTheirEra,
             NoProcessHalts
         ]
     }

@@ -8,7 +8,7 @@ use paxos_common::paxos::{
 };
 
 use super::{
-    acceptor::{Answer, Reading},
+    acceptor::{AcceptorStep, Answer, Reading},
     disk::Disk,
     ledger::Broken,
     network::{Message, Node},
@@ -18,8 +18,32 @@ pub(super) fn is_heartbeat(message: &Message) -> bool {
     matches!(message, Message::Accept(accept) if accept.sequence == 0 && accept.proposals.is_empty() && !accept.resign)
 }
 
+impl AcceptorStep<'_> {
+    /// Decides a request into a group. Without space on the disk, only an overtaken ballot is answered as usual.
+    pub(super) fn decide(
+        &mut self,
+        group: &mut Group,
+        from: Node,
+        message: &Message,
+    ) -> Result<Option<Answer>, Broken> {
+        let ballot = match message {
+            Message::Prepare(prepare, _) => Some(prepare.ballot),
+            Message::Accept(accept) => Some(accept.ballot),
+            _ => None,
+        };
+        let is_overtaken = ballot.is_some_and(|ballot| ballot < group.promised());
+        if self.node.is_full && !is_overtaken {
+            return Ok(self.turn_away_for_space(group, from, message));
+        }
+        let compared = self.compared_without_era(message);
+        let message = compared.as_ref().unwrap_or(message);
+        let (core, disk) = (&self.node.core, &self.node.disk);
+        decide(core, disk, group, (from, message), self.cluster.scenario.copies).map(Some)
+    }
+}
+
 /// Decides a request into a group.
-pub(super) fn decide(
+fn decide(
     core: &Acceptor,
     disk: &Disk,
     group: &mut Group,
@@ -44,8 +68,8 @@ pub(super) fn decide(
             PrepareAnswer::Refused(_) => return Err(Broken::NoProcessHalts),
         }),
         Message::Form(configuration) => Ok({
-            // The answer shows what the acceptor holds after the commit.
-            let installed = core.install(group, configuration, false);
+            // The answer shows what the acceptor holds after the commit. Only a leader's joiners are blank here.
+            let installed = core.install(group, configuration, true);
             installed.map_err(|_| Broken::NoProcessHalts)?;
             let held = group.membership().and_then(Membership::configuration);
             let held = held.or_else(|| core.membership().configuration());

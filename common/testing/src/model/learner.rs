@@ -74,6 +74,8 @@ pub(crate) enum Input<'a> {
     Restart(Slot),
     /// The learner restarts from the bottom of an acceptor.
     Install(&'a Snapshot),
+    /// An acceptor shows the configuration of a later era.
+    Adopt(&'a Electorate),
 }
 
 /// A step of a learner.
@@ -111,12 +113,18 @@ impl LearnerStep<'_> {
                 self.restart(stored);
             }
             Input::Install(snapshot) => self.install(snapshot),
+            Input::Adopt(electorate) => self.shown(electorate),
         }
+        self.check_era();
     }
 
     /// Starts again with every slot below `stored` applied.
     pub(crate) fn restart(&mut self, stored: Slot) {
-        let electorate = self.electorate_at(stored);
+        self.restart_with(self.electorate_at(stored), stored);
+    }
+
+    /// The same, with a configuration.
+    pub(crate) fn restart_with(&mut self, electorate: Electorate, stored: Slot) {
         self.node.stored = electorate.clone();
         self.node.core = Learner::new(electorate.clone(), stored);
         self.tamper_with_restart();
@@ -133,6 +141,7 @@ impl LearnerStep<'_> {
         // The window is larger than any log of this model, so the core always takes all votes and rows.
         match &envelope.message {
             Message::Votes(votes) => {
+                self.tamper_with_later_votes(acceptor, votes);
                 let votes = self.tamper_with_votes(votes);
                 let votes = self.tamper_with_eras(votes);
                 let _ = self.node.core.votes(uuid(acceptor), &votes);
@@ -140,6 +149,7 @@ impl LearnerStep<'_> {
             Message::Rows(rows, known_to) => {
                 if self.node.feed == acceptor {
                     let rows = self.tamper_with_rows(rows);
+                    let rows = self.tamper_with_rows_of_eras(rows);
                     self.adopt_chosen(&rows);
                     let _ = self.node.core.rows(&rows, *known_to);
                 }

@@ -54,6 +54,8 @@ pub(crate) enum Broken {
     NothingAboveAChange,
     /// A configuration takes force, and a slot up to its change is not covered by a phase-2 quorum of its own.
     ForceRestsOnTheLog,
+    /// A learner works with a configuration below a change that the learner has applied.
+    LearnersKeepTheirEra,
     /// A process finds the protocol broken, or a core panics.
     NoProcessHalts,
 }
@@ -77,6 +79,9 @@ impl Broken {
             Self::OneConfigurationPerEra => "18: one configuration of an era is in force, and none goes back",
             Self::NothingAboveAChange => "19: nothing is chosen in an era above its change",
             Self::ForceRestsOnTheLog => "20: what takes force has the log on a quorum of its own",
+            Self::LearnersKeepTheirEra => {
+                "22: a learner's configuration is not below a change that it applied"
+            }
             Self::NoProcessHalts => "no process finds the protocol broken",
         }
     }
@@ -141,7 +146,7 @@ impl Ledger {
     }
 
     /// Whether these voters are a phase-2 quorum in the configuration of the ballot's era.
-    fn is_quorum(&self, ballot: Ballot, by: u32) -> bool {
+    pub(crate) fn is_quorum(&self, ballot: Ballot, by: u32) -> bool {
         let era = usize::try_from(ballot.era().get()).expect("few eras");
         let (members, phase2) = self.eras[era];
         (by & members).count_ones() >= phase2
@@ -155,6 +160,17 @@ impl Ledger {
         } else {
             Err(Broken::OneConfigurationPerEra)
         }
+    }
+
+    /// Whether a change to the next era was proposed for a slot below this ballot, in the ballot's own era.
+    pub(crate) fn had_change_below(&self, ballot: Ballot, slot: Slot) -> bool {
+        let mut below = self
+            .proposed
+            .range((slot, Ballot::before(ballot.era()))..(slot, ballot));
+        below.any(|(_, proposed)| {
+            let mut changes = proposed.iter().filter_map(Value::change);
+            changes.any(|change| change.era() > ballot.era())
+        })
     }
 
     /// The slot of the change that begins an era, if chosen.

@@ -4,6 +4,7 @@
 //! separate step, so that a premature answer is visible.
 
 pub(crate) mod acceptor;
+pub(crate) mod blank;
 pub mod bugs;
 pub(crate) mod changes;
 pub mod climb;

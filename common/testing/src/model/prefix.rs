@@ -9,6 +9,8 @@ use super::{
     shared::Shared,
 };
 
+pub(crate) mod changes;
+
 /// A step of the past. Proposers and acceptors are places in the cluster.
 #[derive(Clone, Copy)]
 enum Step {
@@ -147,6 +149,16 @@ fn play_and_lose(cluster: &Cluster, state: State, parts: &[Vec<Step>]) -> State 
     state
 }
 
+/// Both proposers start again, without commands of their own.
+fn restart_idle(cluster: &Cluster, mut state: State) -> State {
+    let idle = Cluster::new(Scenario {
+        commands: &[0, 0],
+        ..cluster.scenario.clone()
+    });
+    state.proposers = vec![Shared::new(idle.proposer(0, 1)), Shared::new(idle.proposer(1, 1))];
+    state
+}
+
 /// The leader of `promised` has slot 0 chosen by `voted`, and only the first acceptor knows. Then the leader dies.
 fn chosen_and_known_once(cluster: &Cluster, state: State, promised: &[usize], voted: &[usize]) -> State {
     let parts = [
@@ -268,6 +280,20 @@ pub(crate) fn two_chosen_once(cluster: &Cluster, state: State) -> State {
     play_and_lose(&past, state, &[vec![Restart(0)]])
 }
 
+/// The first two of three acceptors choose slots 0 and 1. The third has a snapshot of both recorded, below the claim of the
+/// leader. Then the leader dies.
+pub(crate) fn two_recorded(cluster: &Cluster, state: State) -> State {
+    let both_slots = &[0, 0, 1, 1];
+    let parts = [
+        reign(0, &[0, 1]),
+        accept(0, both_slots),
+        count(0, both_slots),
+        claim(0, &[2]),
+        vec![Commit(2), Keep(2), Keep(2), Restart(0)],
+    ];
+    restart_idle(cluster, play_and_lose(cluster, state, &parts))
+}
+
 /// The past of [`one_knower`], and then a second leader knows slot 0 to be chosen, and claims so to the last two
 /// acceptors. Neither has a row of the second leader. Then the second leader dies.
 pub(crate) fn two_claimed(cluster: &Cluster, state: State) -> State {
@@ -287,14 +313,7 @@ pub(crate) fn two_claimed(cluster: &Cluster, state: State) -> State {
 /// The past of [`older_row`], and then a snapshot lifts the first acceptor above its older row. Then both leaders die.
 pub(crate) fn older_row_lifted(cluster: &Cluster, state: State) -> State {
     let parts = [claim(1, &[0]), vec![Commit(0), Keep(0), Trim(0), Commit(0)]];
-    let mut state = play_and_lose(cluster, older_row(cluster, state), &parts);
-    // The next processes have no commands of their own.
-    let idle = Cluster::new(Scenario {
-        commands: &[0, 0],
-        ..cluster.scenario.clone()
-    });
-    state.proposers = vec![Shared::new(idle.proposer(0, 1)), Shared::new(idle.proposer(1, 1))];
-    state
+    restart_idle(cluster, play_and_lose(cluster, older_row(cluster, state), &parts))
 }
 
 fn to_acceptor(action: &Action, proposer: usize, acceptor: usize) -> Option<&Message> {
@@ -311,115 +330,4 @@ fn to_proposer(action: &Action, acceptor: usize, proposer: usize) -> Option<&Mes
     };
     let is_to = matches!(envelope.to, Node::Proposer { place, .. } if place == proposer);
     (is_to && envelope.from == Node::Acceptor(acceptor)).then_some(&envelope.message)
-}
-
-/// The first leader has a change proposed in slot 0, and only the last of three acceptors votes for it. Then the first two
-/// acceptors choose a command of the second leader in slot 1: the change is void. Then both leaders die.
-pub(crate) fn void_change(cluster: &Cluster, state: State) -> State {
-    let at = |proposer, acceptor, slot| {
-        let accept = Step::AcceptAt {
-            proposer,
-            acceptor,
-            slot,
-        };
-        vec![accept, Commit(acceptor)]
-    };
-    let parts = [
-        reign(0, &[1, 2]),
-        vec![Step::Change(0)],
-        at(0, 2, 0),
-        reign(1, &[0, 1]),
-        at(1, 0, 1),
-        at(1, 1, 1),
-        vec![Restart(0), Restart(1)],
-    ];
-    let mut state = play_and_lose(cluster, state, &parts);
-    let idle = Cluster::new(Scenario {
-        commands: &[0, 0],
-        ..cluster.scenario.clone()
-    });
-    state.proposers = vec![Shared::new(idle.proposer(0, 1)), Shared::new(idle.proposer(1, 1))];
-    state
-}
-
-/// Of three acceptors, the last two choose a change to the last alone in slot 0. The change takes force, and the leader of the
-/// next era has slot 0 chosen again there, and known. Then the leader dies.
-pub(crate) fn switched_to_the_last(cluster: &Cluster, state: State) -> State {
-    let form = |acceptor| Step::Form {
-        proposer: 0,
-        acceptor,
-    };
-    let formed = |acceptor| Step::Formed {
-        acceptor,
-        proposer: 0,
-    };
-    let parts = [
-        reign(0, &[1, 2]),
-        vec![Step::Change(0)],
-        accept(0, &[1, 2]),
-        count(0, &[1, 2]),
-        vec![form(2), Commit(2), formed(2)],
-        vec![
-            Prepare {
-                proposer: 0,
-                acceptor: 2,
-            },
-            Commit(2),
-            Promise {
-                acceptor: 2,
-                proposer: 0,
-            },
-        ],
-        accept(0, &[2]),
-        count(0, &[2]),
-        claim(0, &[2]),
-        vec![Restart(0)],
-    ];
-    play_and_lose(cluster, state, &parts)
-}
-
-/// A leader has a change proposed in slot 0, and the first acceptor has voted for it. The leader has not counted the vote yet.
-pub(crate) fn change_voted_once(cluster: &Cluster, state: State) -> State {
-    let vote = Step::AcceptAt {
-        proposer: 0,
-        acceptor: 0,
-        slot: 0,
-    };
-    let parts = [reign(0, &[0, 1]), vec![Step::Change(0)], vec![vote, Commit(0)]];
-    play(cluster, state, &parts)
-}
-
-/// One of two acceptors chooses a change to the other in slot 0, and the change takes force. Then the leader dies, and the next
-/// processes know of the change.
-pub(crate) fn switched(cluster: &Cluster, state: State) -> State {
-    let idle = Cluster::new(Scenario {
-        commands: &[0, 0],
-        ..cluster.scenario.clone()
-    });
-    let mut state = state;
-    state.proposers = vec![Shared::new(idle.proposer(0, 1)), Shared::new(idle.proposer(1, 1))];
-    let form = Step::Form {
-        proposer: 0,
-        acceptor: 1,
-    };
-    let formed = Step::Formed {
-        acceptor: 1,
-        proposer: 0,
-    };
-    let parts = [
-        reign(0, &[0]),
-        vec![Step::Change(0), form, formed],
-        accept(0, &[0, 1]),
-        count(0, &[0, 1]),
-        vec![form, Commit(1), Restart(0)],
-    ];
-    let mut state = play_and_lose(&idle, state, &parts);
-    let node = |place| Shared::new(cluster.proposer_of(place, 2, 1));
-    state.proposers = vec![node(0), node(1)];
-    state
-}
-
-/// As [`change_voted_once`]. Then the leader has counted the vote.
-pub(crate) fn change_counted_once(cluster: &Cluster, state: State) -> State {
-    play(cluster, change_voted_once(cluster, state), &[count(0, &[0])])
 }

@@ -276,6 +276,15 @@ impl ProposerStep<'_> {
         {
             self.node.marks.answered(*acceptor, *ballot, page);
         }
+        if let Event::Promised {
+            ballot,
+            scan: Some(_),
+            ..
+        } = &event
+            && ballot.era() < self.node.core.configuration().era()
+        {
+            self.outputs.saw(Sight::ScanAcrossEras);
+        }
         self.node.core.handle(event);
         self.go_on();
     }

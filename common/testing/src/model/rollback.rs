@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fmt};
 
 use paxos_common::paxos::{
     identity::{AcceptorUuid, CommitCounter, RunNumber},
+    quorum::Quorums,
     witness::{Guard, Run, RunJudgement, RunList, WITNESSED_RUNS_MAX, Witnesses},
 };
 use stateright::{Model, Property};
@@ -23,6 +24,8 @@ pub struct Scenario {
     pub(crate) tables: usize,
     /// Number of other acceptors that must report their tables before an observer counts a new run. At most 1 here.
     pub(crate) others_needed: usize,
+    /// The same once the members have changed, if the members change. Each observer adopts the change at a time of its own.
+    pub(crate) others_needed_later: Option<usize>,
     /// Limit of runs kept and shown by the acceptor.
     pub(crate) runs_max: usize,
     /// Limit of restarts of the acceptor's process.
@@ -45,6 +48,7 @@ impl Scenario {
             observers: 1,
             tables: 0,
             others_needed: 0,
+            others_needed_later: None,
             runs_max: 100,
             starts: 4,
             commits: 2,
@@ -105,6 +109,8 @@ struct Observer {
     guard: Guard,
     /// Whether the connection to the present process is open.
     is_open: bool,
+    /// The observer works with the configuration after the change of members.
+    has_adopted: bool,
     /// Every commit counted by the observer or reported by a table. Kept separately from the guard.
     heard: Commits,
     /// Runs passed on by mistake. Empty unless a bug is planted.
@@ -164,6 +170,8 @@ pub(crate) enum Action {
     PassOn(usize, usize),
     /// An observer restarts.
     Forget(usize),
+    /// An observer adopts a change of members.
+    Adopt(usize),
 }
 
 impl fmt::Debug for Action {
@@ -185,6 +193,7 @@ impl fmt::Debug for Action {
             Self::ReportTable(table, observer) => write!(f, "observer {observer} reads table {table}"),
             Self::PassOn(observer, table) => write!(f, "observer {observer} passes on to table {table}"),
             Self::Forget(observer) => write!(f, "observer {observer} starts again"),
+            Self::Adopt(observer) => write!(f, "observer {observer} adopts a change of members"),
         }
     }
 }
@@ -208,6 +217,22 @@ impl Rollback {
         Guard::with(self.scenario.runs_max, self.scenario.others_needed)
     }
 
+    /// The guard of an observer that works with the configuration after the change of members.
+    fn adopt(&self, guard: &mut Guard) {
+        let needed = self.scenario.others_needed_later.unwrap_or_default();
+        let quorums = Quorums::new(2 * needed + 1, needed + 1, needed + 1);
+        if !self.has(Bug::NewMembersUnasked) {
+            guard.adopt(quorums.expect("majorities intersect"));
+        }
+    }
+
+    /// Number of other acceptors that an observer must ask.
+    fn others_needed(&self, observer: &Observer) -> usize {
+        let later = self.scenario.others_needed_later;
+        let later = later.filter(|_| observer.has_adopted);
+        later.unwrap_or(self.scenario.others_needed)
+    }
+
     /// The runs as shown to an observer.
     fn shown(&self, disk: &Disk) -> Vec<Run> {
         let run = |number, commit_counter| Run {
@@ -227,7 +252,8 @@ impl Rollback {
         if state.right.is_some() {
             state.fork.insert(present);
         }
-        if self.scenario.others_needed > 0 && self.is_proved_everywhere(state) {
+        let is_ever_needed = self.scenario.others_needed > 0 || self.scenario.others_needed_later > Some(0);
+        if is_ever_needed && self.is_proved_everywhere(state) {
             state.proved.insert(present);
         }
         for observer in &mut state.observers {
@@ -302,7 +328,7 @@ impl Rollback {
             return;
         }
         let counts_lost = !observer.heard.is_subset(&state.disk.commits);
-        let counts_proved = state.proved.contains(&present.run);
+        let counts_proved = self.others_needed(observer) > 0 && state.proved.contains(&present.run);
         state.lost_disk_counted |= (counts_lost || counts_proved) && !state.fork_passed_on;
         if self.has(Bug::CounterAlone) {
             let run = RunNumber::from_random(0);
@@ -354,6 +380,7 @@ impl Model for Rollback {
         let observer = Observer {
             guard: self.guard(),
             is_open: false,
+            has_adopted: false,
             heard: BTreeSet::new(),
             untrusted: Witnesses::default(),
         };
@@ -393,7 +420,8 @@ impl Model for Rollback {
         for (place, observer) in state.observers.iter().enumerate() {
             // An observer without trust in the acceptor asks for the runs again.
             if !observer.is_open || !observer.guard.trusts(ACCEPTOR) {
-                match self.scenario.others_needed {
+                match self.others_needed(observer) {
+                    _ if self.has(Bug::NewMembersUnasked) => actions.push(Action::Open(place, None)),
                     0 => actions.push(Action::Open(place, None)),
                     _ => {
                         actions.extend((0..state.tables.len()).map(|table| Action::Open(place, Some(table))));
@@ -402,6 +430,9 @@ impl Model for Rollback {
             }
             if observer.is_open {
                 actions.push(Action::Answer(place));
+            }
+            if self.scenario.others_needed_later.is_some() && !observer.has_adopted {
+                actions.push(Action::Adopt(place));
             }
             for table in 0..state.tables.len() {
                 actions.push(Action::ReportTable(table, place));
@@ -441,6 +472,15 @@ impl Model for Rollback {
                 observer.guard = self.guard();
                 observer.is_open = false;
                 observer.heard.clear();
+                if observer.has_adopted {
+                    self.adopt(&mut observer.guard);
+                }
+            }
+            Action::Adopt(place) => {
+                let observer = &mut state.observers[place];
+                // All links are opened again.
+                (observer.has_adopted, observer.is_open) = (true, false);
+                self.adopt(&mut observer.guard);
             }
         }
         (state != *last).then_some(state)

@@ -27,15 +27,21 @@ pub(crate) enum Spend {
     Trim,
     Install,
     Change,
+    /// A learner adopts the configuration shown by an acceptor.
+    Adopt,
+    /// A disk is lost.
+    Lose,
+    /// A disk runs full.
+    FillDisk,
 }
 
 /// Remaining number of steps of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Allowance([u8; Spend::Change as usize + 1]);
+pub(crate) struct Allowance([u8; Spend::FillDisk as usize + 1]);
 
 impl Allowance {
     pub(crate) fn new(allowed: &[(Spend, u8)]) -> Self {
-        let mut left = Self([0; Spend::Change as usize + 1]);
+        let mut left = Self([0; Spend::FillDisk as usize + 1]);
         for &(spend, count) in allowed {
             left.0[spend as usize] = count;
         }
@@ -43,7 +49,7 @@ impl Allowance {
     }
 
     pub(crate) fn unlimited() -> Self {
-        Self([u8::MAX; Spend::Change as usize + 1])
+        Self([u8::MAX; Spend::FillDisk as usize + 1])
     }
 
     pub(crate) fn of(&self, spend: Spend) -> u8 {
@@ -95,6 +101,8 @@ pub struct Scenario {
     pub(crate) copies: bool,
     /// The members and the quorums of each era, when the members change. Empty: all acceptors, permanently.
     pub(crate) eras: &'static [Members],
+    /// Acceptors outside the first configuration are blank until they join. Otherwise these acceptors have joined already.
+    pub(crate) blank_joiners: bool,
     /// Produces the past of the cluster before the check begins.
     pub(crate) prefix: fn(&Cluster, State) -> State,
     /// Sights required at least once.
@@ -129,6 +137,7 @@ impl Scenario {
             repair: false,
             copies: false,
             eras: &[],
+            blank_joiners: false,
             allowance: Allowance::new(&[(Spend::Campaign, 2)]),
             prefix: |_, state| state,
             expected: &[],

@@ -93,10 +93,26 @@ pub enum Sight {
     LearnerAdopted,
     /// A read was answered by a learner in a later era.
     ReadLater,
+    /// A learner adopted a configuration shown by an acceptor, and had not applied the change.
+    LearnerShown,
+    /// A blank acceptor joined the cluster.
+    Joined,
+    /// An acceptor lost its disk.
+    DiskLost,
+    /// A page of a scan arrived at a proposer that works in a later era than the scan.
+    ScanAcrossEras,
+    /// A snapshot lifted an acceptor outside its own configuration: a joiner.
+    JoinerLifted,
+    /// A configuration took force while a row below its change was damaged.
+    ForceBesideDamage,
+    /// An acceptor with a full disk heard a claim, and granted nothing.
+    ClaimHeard,
+    /// An acceptor with a full disk trimmed above its cap, to the end of a recorded snapshot.
+    TrimmedAboveCap,
 }
 
 /// Number of times each sight occurred, over all steps of a check.
-pub(crate) struct Sights([AtomicU64; Sight::ReadLater as usize + 1]);
+pub(crate) struct Sights([AtomicU64; Sight::TrimmedAboveCap as usize + 1]);
 
 impl Default for Sights {
     fn default() -> Self {

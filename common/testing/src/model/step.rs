@@ -142,9 +142,16 @@ impl Cluster {
                 self.acceptor(last, *acceptor, &acceptor::Input::Keep(&snapshot))
             }
             Action::Trim(place) => self.acceptor(last, *place, &acceptor::Input::Trim),
+            Action::Lose(place) => self.acceptor(last, *place, &acceptor::Input::Lose),
+            Action::FillDisk(place) => self.acceptor(last, *place, &acceptor::Input::FillDisk),
             Action::Change(place) => {
                 let change = self.next_change(&last.proposers[*place])?;
                 self.tell_proposer(last, *place, &proposer::Input::Change(&change))
+            }
+            Action::Adopt { learner, acceptor } => {
+                let shown = last.acceptors[*acceptor].core.membership();
+                let electorate = shown.configuration()?.electorate();
+                self.learner(last, *learner, &learner::Input::Adopt(&electorate))
             }
             Action::Install { learner, acceptor } => {
                 let bottom = last.acceptors[*acceptor].disk.bottom.as_ref()?;
@@ -239,6 +246,9 @@ impl Cluster {
                 }
                 if value.is_noop() {
                     self.sights.saw(Sight::Noop);
+                    if state.ledger.had_change_below(*ballot, *slot) {
+                        self.sights.saw(Sight::ChangeVoid);
+                    }
                 } else if !is_new && !is_own {
                     self.sights.saw(Sight::CarriedOver);
                 }

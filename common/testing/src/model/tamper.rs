@@ -47,6 +47,7 @@ pub(crate) struct ProposerScratch {
 /// Memory of a tampered learner beside its core.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct LearnerScratch {
+    pub(super) of_change: changes::LearnerChangeScratch,
     held: Vec<Row>,
     seen_to: Slot,
     nonce: u64,
@@ -115,16 +116,18 @@ impl AcceptorStep<'_> {
     }
 
     pub(crate) fn tamper_with_request(&mut self, message: &Message) {
-        if self.cluster.has(Bug::WatermarkTrustedForOlderRows)
-            && let Message::Accept(accept) = message
-        {
+        let trusts = self.cluster.has(Bug::WatermarkTrustedForOlderRows)
+            || (self.cluster.has(Bug::ClaimHeardForOlderRows) && self.node.is_full);
+        if trusts && let Message::Accept(accept) = message {
             self.node.scratch.claimed = self.node.scratch.claimed.max(accept.chosen_to);
         }
     }
 
     /// Spoils memory after the core has taken in a group.
     pub(crate) fn tamper_with_memory(&mut self) {
-        if self.cluster.has(Bug::WatermarkTrustedForOlderRows) {
+        let trusts = self.cluster.has(Bug::WatermarkTrustedForOlderRows)
+            || self.cluster.has(Bug::ClaimHeardForOlderRows);
+        if trusts {
             let disk = &mut self.node.disk;
             while disk.known_to < self.node.scratch.claimed && disk.rows.contains_key(&disk.known_to) {
                 disk.known_to = disk.known_to.next();

@@ -3,14 +3,20 @@
 //! A snapshot comes from an ideal learner outside the model, which learns each slot at the moment of its choice: every
 //! learner hands out the chosen values in order, and none earlier than this learner.
 
-use paxos_common::paxos::{message::Accept, slot::Slot, value::Value};
+use paxos_common::paxos::{
+    acceptor::{Acceptor, Group},
+    message::{Accept, AcceptAnswer},
+    slot::Slot,
+    value::Value,
+};
 
 use super::{
-    acceptor::{AcceptorNode, AcceptorStep, Open},
+    acceptor::{AcceptorNode, AcceptorStep, Answer, Open, place_of},
     cluster::{Action, Cluster, State},
     disk::{Disk, Snapshot},
     learner::LearnerStep,
     ledger::Broken,
+    network::{Message, Node},
     outputs::Claim,
     sights::Sight,
 };
@@ -19,7 +25,7 @@ use crate::bug::Bug;
 impl Cluster {
     /// The snapshot of the slots below `to`, if these slots are chosen.
     pub(crate) fn snapshot(&self, state: &State, to: Slot) -> Option<Snapshot> {
-        let mut values = if self.has(Bug::NoCapAndALearnerAhead) {
+        let mut values = if self.has_learner_ahead() {
             // The faulty learner makes up the value of its last slot.
             let mut values = state.ledger.result(Slot::ZERO.plus(to.get() - 1))?;
             values.push(Value::noop());
@@ -45,7 +51,7 @@ impl Cluster {
             .as_ref()
             .map_or(Slot::ZERO, |waiting| waiting.to);
         let from = node.disk.trimmed_to.max(waiting).next();
-        let cap = if self.has_no_cap() {
+        let cap = if self.has_no_cap() || self.has(Bug::RecordedAboveTheCap) {
             Slot::ZERO.plus(self.scenario.slots)
         } else {
             node.core.trim_cap()
@@ -54,7 +60,14 @@ impl Cluster {
     }
 
     fn has_no_cap(&self) -> bool {
-        self.has(Bug::NoCapAndALearnerAhead) || self.has(Bug::NoCapAndALeaderLifts)
+        self.has(Bug::NoCapAndALearnerAhead)
+            || self.has(Bug::NoCapAndALeaderLifts)
+            || self.has(Bug::LiftAtALearnersWord)
+    }
+
+    /// Whether a learner hands out a slot that may not be chosen.
+    fn has_learner_ahead(&self) -> bool {
+        self.has(Bug::NoCapAndALearnerAhead) || self.has(Bug::RecordedAboveTheCap)
     }
 
     /// The slot to which an acceptor may trim now.
@@ -69,7 +82,8 @@ impl Cluster {
         } else {
             to
         };
-        (to <= cap || self.has_no_cap()).then_some(to)
+        // Without space, the record of the snapshot stands for the claim below which it was recorded.
+        (to <= cap || self.has_no_cap() || node.is_full).then_some(to)
     }
 
     pub(crate) fn trim_actions(&self, state: &State, place: usize, actions: &mut Vec<Action>) {
@@ -94,17 +108,15 @@ impl Cluster {
         }
     }
 
-    /// Every chosen slot is covered by a phase-2 quorum.
+    /// Every chosen slot is covered by a phase-2 quorum of the era that chose the slot first.
     pub(crate) fn check_covered(&self, state: &State) -> Result<(), Broken> {
         let is_covered = |slot| {
             let Some((chosen_at, _)) = state.ledger.chosen(slot) else {
                 return true;
             };
-            let covers = state
-                .acceptors
-                .iter()
-                .filter(|node| node.disk.covers(slot, chosen_at));
-            covers.count() >= self.scenario.phase2
+            let covers = state.acceptors.iter().filter(|node| node.covers(slot, chosen_at));
+            let by = covers.map(|node| 1 << place_of(node.disk.uuid)).sum();
+            state.ledger.is_quorum(chosen_at, by)
         };
         let mut slots = Slot::ZERO.to(Slot::ZERO.plus(self.scenario.slots));
         if slots.all(is_covered) {
@@ -118,7 +130,7 @@ impl Cluster {
 impl AcceptorStep<'_> {
     /// Records a snapshot as waiting: one commit, beside the groups of the core.
     pub(crate) fn keep(&mut self, snapshot: &Snapshot) {
-        if !self.cluster.has(Bug::NoCapAndALearnerAhead) {
+        if !self.cluster.has_learner_ahead() {
             self.outputs
                 .claim(Claim::Snapshot(snapshot.to, snapshot.values.clone()));
         }
@@ -135,7 +147,15 @@ impl AcceptorStep<'_> {
         if self.cluster.has_no_cap() {
             self.forge_claim(&mut open, to);
         }
-        if self.node.core.trim(&mut open.group, to).is_err() {
+        let trim = if self.node.is_full {
+            if to > self.node.core.trim_cap() {
+                self.outputs.saw(Sight::TrimmedAboveCap);
+            }
+            Acceptor::trim_to_recorded
+        } else {
+            Acceptor::trim
+        };
+        if trim(&self.node.core, &mut open.group, to).is_err() {
             self.outputs.broken(Broken::NoProcessHalts);
         }
         if self.cluster.has(Bug::OldFileUnlinkedBeforeTheCommit) {
@@ -162,6 +182,26 @@ impl AcceptorStep<'_> {
         granted.expect("a heartbeat breaks nothing");
     }
 
+    /// Answers a request that is not granted for lack of space. The claim of a leader is heard all the same, so that the
+    /// acceptor can trim.
+    pub(super) fn turn_away_for_space(
+        &mut self,
+        group: &mut Group,
+        from: Node,
+        message: &Message,
+    ) -> Option<Answer> {
+        let Message::Accept(accept) = message else {
+            // The call fails without an answer.
+            return None;
+        };
+        if accept.chosen_to > Slot::ZERO && accept.chosen_to != self.node.core.trim_cap() {
+            self.outputs.saw(Sight::ClaimHeard);
+        }
+        self.node.core.hear_claim(group, accept);
+        let answer = Message::Answer(accept.ballot, accept.sequence, AcceptAnswer::NoSpace);
+        Some(Answer::Message(from, answer))
+    }
+
     /// Notes a trim that has just become durable.
     pub(crate) fn look_at_trim(&mut self, before: &Disk) {
         let disk = &self.node.disk;
@@ -169,6 +209,10 @@ impl AcceptorStep<'_> {
             self.outputs.saw(Sight::Trimmed);
             if disk.trimmed_to > self.node.core.known_to() {
                 self.outputs.saw(Sight::Lifted);
+                let configuration = disk.membership.configuration();
+                if configuration.is_some_and(|own| !own.members().contains_key(&disk.uuid)) {
+                    self.outputs.saw(Sight::JoinerLifted);
+                }
             }
         }
     }
@@ -192,7 +236,11 @@ impl LearnerStep<'_> {
             }
             self.node.handed_out.extend_from_slice(&snapshot.values[held..]);
         }
-        self.restart(snapshot.to);
+        if self.cluster.has(Bug::SnapshotWithoutConfiguration) {
+            self.restart_with(self.cluster.electorate.clone(), snapshot.to);
+        } else {
+            self.restart(snapshot.to);
+        }
         let values = self.node.handed_out.clone();
         let applied = usize::try_from(snapshot.to.get()).unwrap_or(usize::MAX);
         let values = values.into_iter().take(applied).collect();

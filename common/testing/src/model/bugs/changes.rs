@@ -1,22 +1,38 @@
 //! Bugs of changes of members.
 //!
-//! Tests of the cores find the other bugs of this kind: ballots compared without era, joiners in the leader's check, a blank
-//! acceptor counted, a change in force without the votes of new members, and later ballots counted by a learner. The last bug is harmless in a cluster: a learner hands out the
-//! change before any slot of the next era, and drops its votes then. A lift without a cap is among the bugs of trims.
+//! Joiners in the leader's check are no bug of safety, and the model checks no progress: a test of the core finds this bug
+//! (`joiners_do_not_keep_a_leader_in_office`).
 
 use super::Bug::*;
 use crate::model::{
     climb::Case,
-    ladder::changes::{ONE_BY_ONE, THREE_TO_OTHERS, THREE_TO_TWO, TWO_TO_ONE, changing, members},
-    prefix::{change_counted_once, change_voted_once, switched, switched_to_the_last, void_change},
+    ladder::changes::{
+        ONE_BY_ONE, ONE_TO_THREE, THREE_TO_OTHERS, THREE_TO_THE_LAST, THREE_TO_TWO, TWO_TO_ONE, changing,
+        snapshot_of_a_change,
+    },
+    prefix::{
+        changes::{
+            change_counted_once, change_voted_once, first_vote_of_three, older_vote_and_a_switch, switched,
+            switched_to_the_last, void_change,
+        },
+        one_knower,
+    },
+    rollback,
     scenario::{
-        Allowance, Members, Scenario,
-        Spend::{Campaign, Change, Heartbeat, Read, Report, RestartLearner, Silence},
+        Allowance, Scenario,
+        Spend::{
+            Adopt, Campaign, Change, Heartbeat, Keep, Lose, Read, Report, RestartLearner, Silence, Trim,
+        },
     },
 };
 
-/// The last of three acceptors is left.
-const THREE_TO_THE_LAST: &[Members] = &[members(&[0, 1, 2], 2, 2), members(&[2], 1, 1)];
+/// A bug that breaks property 22 alone: the learner has nothing to apply, and answers no read.
+pub(super) fn snapshot_without_configuration() -> Case {
+    Case::Cluster(Scenario {
+        bug: Some(SnapshotWithoutConfiguration),
+        ..snapshot_of_a_change("a snapshot without the configuration of its state")
+    })
+}
 
 pub(super) fn planted() -> Vec<Case> {
     let allow = Allowance::new;
@@ -39,6 +55,16 @@ pub(super) fn planted() -> Vec<Case> {
             ForceBeforeTheCopy,
             "a change in force before the copy",
             one_by_one(),
+        ),
+        plant(
+            ForceWithoutNewVotes,
+            "a change in force without the votes of new members",
+            Scenario {
+                reach: &[&[0, 1, 2], &[]],
+                commands: &[0, 0],
+                allowance: allow(&[(Campaign, 1), (Change, 1), (Heartbeat, 1)]),
+                ..changing("", 3, THREE_TO_THE_LAST)
+            },
         ),
         plant(
             ForceByOneVote,
@@ -153,5 +179,71 @@ pub(super) fn planted() -> Vec<Case> {
                 ..one_by_one()
             },
         ),
+        plant(
+            EarlierVotesCountedByLearner,
+            "votes of an earlier era counted in a later configuration",
+            Scenario {
+                learners: 1,
+                reach: &[&[0, 1], &[1, 2]],
+                commands: &[1, 1],
+                prefix: older_vote_and_a_switch,
+                allowance: allow(&[(Adopt, 1)]),
+                ..changing("", 3, THREE_TO_TWO)
+            },
+        ),
+        plant(
+            LaterVotesCountedByLearner,
+            "votes of a later era counted in an earlier configuration",
+            Scenario {
+                learners: 1,
+                prefix: first_vote_of_three,
+                allowance: allow(&[]),
+                ..changing("", 3, ONE_TO_THREE)
+            },
+        ),
+        plant(
+            BallotsComparedWithoutEra,
+            "ballots compared without their eras",
+            Scenario {
+                reach: &[&[1, 2], &[0, 1, 2]],
+                commands: &[0, 1],
+                prefix: switched_to_the_last,
+                allowance: allow(&[(Campaign, 1)]),
+                ..changing("", 3, THREE_TO_THE_LAST)
+            },
+        ),
+        plant(
+            LiftAtALearnersWord,
+            "a lift above the change at a learner's word",
+            Scenario {
+                reach: &[&[1, 2], &[0, 1]],
+                commands: &[0, 1],
+                prefix: switched_to_the_last,
+                allowance: allow(&[(Campaign, 1), (Keep, 1), (Trim, 1)]),
+                ..changing("", 3, THREE_TO_THE_LAST)
+            },
+        ),
+        plant(
+            BlankCounted,
+            "a blank acceptor counted in the place of a member",
+            Scenario {
+                slots: 1,
+                reach: &[&[0, 1], &[1, 2]],
+                commands: &[1, 1],
+                prefix: one_knower,
+                allowance: allow(&[(Campaign, 1), (Lose, 1)]),
+                ..changing("", 4, THREE_TO_OTHERS)
+            },
+        ),
+        snapshot_without_configuration(),
+        Case::Rollback(rollback::Scenario {
+            bug: Some(NewMembersUnasked),
+            tables: 1,
+            others_needed_later: Some(1),
+            forgets: 1,
+            starts: 2,
+            commits: 1,
+            ..rollback::Scenario::small("a run that new members were not asked about")
+        }),
     ]
 }

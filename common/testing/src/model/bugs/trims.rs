@@ -1,4 +1,15 @@
 //! Bugs of trims, snapshots and lifts.
+//!
+//! Tests find the bugs that no core of this model can have, because a snapshot here is a list of values, and an installation is
+//! a single step:
+//!
+//! | bug | test |
+//! | --- | --- |
+//! | sessions or outcomes left out of a snapshot | `paxos_common::paxos::machine`, `kept`; `paxos_learner::store::import` |
+//! | an installation served before its end | `paxos_learner::store::import`, `power` |
+//! | an empty page for a trimmed range | `paxos_learner::store`, `trimmed` |
+//! | a trim although digests differ | `paxos_acceptor::trim_policy`, `held_back` |
+//! | an Accept judged by a trim from before its group, repair stuck on an acceptor without a source | `paxos_common::paxos` |
 
 use super::{Bug::*, FIRST_ALONE, TWO_AND_ALL, TWO_EACH};
 use crate::model::{
@@ -6,7 +17,7 @@ use crate::model::{
     prefix::{older_row, older_row_lifted, older_row_of_five, one_knower, two_chosen, two_claimed},
     scenario::{
         Allowance, Scenario,
-        Spend::{Campaign, Check, Heartbeat, Install, Keep, Report, Trim},
+        Spend::{Campaign, Check, FillDisk, Heartbeat, Install, Keep, Report, Trim},
     },
 };
 
@@ -146,6 +157,24 @@ pub(super) fn planted() -> Vec<Case> {
             StateOfAnotherMoment,
             "a state read at another moment than its end",
             trims(),
+        ),
+        plant(
+            ClaimHeardForOlderRows,
+            "a claim heard by a full acceptor, and trusted for older rows",
+            Scenario {
+                prefix: older_row,
+                reach: TWO_AND_ALL,
+                allowance: allow(&[(Heartbeat, 2), (FillDisk, 1)]),
+                ..Scenario::small("")
+            },
+        ),
+        plant(
+            RecordedAboveTheCap,
+            "a snapshot recorded above the cap of a full acceptor, and a learner one slot ahead",
+            Scenario {
+                allowance: allow(&[(Campaign, 1), (FillDisk, 1), (Keep, 1), (Trim, 1)]),
+                ..trims()
+            },
         ),
     ]
 }

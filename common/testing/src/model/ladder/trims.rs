@@ -3,10 +3,13 @@
 use super::{Rung, TWO_EACH};
 use crate::model::{
     climb::Case,
-    prefix::{one_knower, one_knower_of_four, one_knower_of_many, two_chosen, two_chosen_once},
+    prefix::{one_knower, one_knower_of_four, one_knower_of_many, two_chosen, two_chosen_once, two_recorded},
     scenario::{
         Allowance, Scenario,
-        Spend::{Campaign, Check, Crash, Heartbeat, Install, Keep, Report, RestartLearner, SwitchFeed, Trim},
+        Spend::{
+            Campaign, Check, Crash, FillDisk, Heartbeat, Install, Keep, Report, RestartLearner, SwitchFeed,
+            Trim,
+        },
     },
     sights::Sight,
 };
@@ -222,6 +225,22 @@ pub(super) fn large() -> Vec<Rung> {
             ]),
             expected: &[Sight::Installed, Sight::Learned, Sight::FeedSwitched],
             ..Scenario::small("10 a learner installs two snapshots")
+        }),
+        rung(Scenario {
+            slots: 2,
+            commands: &[2, 0],
+            reach: &[&[0, 1, 2], &[0, 1, 2]],
+            prefix: two_recorded,
+            allowance: allow(&[
+                (Campaign, 2),
+                (Heartbeat, 2),
+                (FillDisk, 2),
+                (Keep, 1),
+                (Trim, 2),
+                (Crash, 1),
+            ]),
+            expected: &[Sight::ClaimHeard, Sight::TrimmedAboveCap, Sight::TrimLost],
+            ..Scenario::small("10 full acceptors trim while leaders duel, a crash")
         }),
     ]
 }

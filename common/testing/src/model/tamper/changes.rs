@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use paxos_common::paxos::{
     ballot::Ballot,
-    message::{AcceptAnswer, Leadership, Row, VoteRange},
+    message::{Accept, AcceptAnswer, Leadership, Row, VoteRange},
     proposer::{Event, Phase},
-    quorum::Configuration,
+    quorum::{Configuration, Electorate},
     slot::Slot,
     value::Value,
 };
@@ -15,7 +15,7 @@ use paxos_common::paxos::{
 use crate::{
     bug::Bug,
     model::{
-        acceptor::place_of,
+        acceptor::{AcceptorStep, place_of, uuid},
         learner::LearnerStep,
         network::Message,
         outputs::Claim,
@@ -34,8 +34,18 @@ pub(crate) struct ChangeScratch {
     found: Option<(Slot, Ballot)>,
 }
 
-const FORCES: [Bug; 5] = [
+/// Memory of a tampered learner about later eras. Empty without a planted bug.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct LearnerChangeScratch {
+    /// Voters at later ballots, as counted in the learner's own configuration.
+    voters: BTreeMap<(Slot, Ballot), BTreeSet<usize>>,
+    /// Rows with later ballots.
+    rows: BTreeMap<(Slot, Ballot), Value>,
+}
+
+const FORCES: [Bug; 6] = [
     Bug::ForceBeforeTheCopy,
+    Bug::ForceWithoutNewVotes,
     Bug::ForceByOneVote,
     Bug::ForceByVotesOfDifferentBallots,
     Bug::ForceByNewAlone,
@@ -134,6 +144,7 @@ impl ProposerStep<'_> {
         );
         let takes_force = match self.cluster.scenario.bug {
             Some(Bug::ForceBeforeTheCopy) => by_old && by_new,
+            Some(Bug::ForceWithoutNewVotes) => by_old && copied,
             Some(Bug::ForceByOneVote) => !here.is_empty() && copied,
             Some(Bug::ForceByVotesOfDifferentBallots) => {
                 is_quorum(&anywhere, own) && is_quorum(&anywhere, next) && copied
@@ -186,8 +197,71 @@ impl ProposerStep<'_> {
     }
 }
 
+impl AcceptorStep<'_> {
+    /// A proposal at an earlier ballot as an acceptor sees it that compares rounds and proposers alone.
+    pub(crate) fn compared_without_era(&self, message: &Message) -> Option<Message> {
+        let Message::Accept(accept) = message else {
+            return None;
+        };
+        let ballot = accept.ballot.in_era(self.node.core.era());
+        (self.cluster.has(Bug::BallotsComparedWithoutEra) && ballot > accept.ballot).then(|| {
+            Message::Accept(Accept {
+                ballot,
+                ..accept.clone()
+            })
+        })
+    }
+}
+
 impl LearnerStep<'_> {
-    /// A vote of another era, as counted.
+    /// The rows of another era, as counted with the votes of [`Self::tamper_with_eras`].
+    pub(crate) fn tamper_with_rows_of_eras(&mut self, mut rows: Vec<Row>) -> Vec<Row> {
+        let own = self.node.core.electorate().era();
+        for row in &mut rows {
+            let Some((ballot, value)) = &mut row.accepted else {
+                continue;
+            };
+            if self.cluster.has(Bug::EarlierVotesCountedByLearner) && ballot.era() < own {
+                *ballot = ballot.in_era(own);
+            }
+            if self.cluster.has(Bug::LaterVotesCountedByLearner) && ballot.era() > own {
+                let held = &mut self.node.scratch.of_change.rows;
+                held.insert((row.slot, *ballot), value.clone());
+            }
+        }
+        rows
+    }
+
+    /// Counts votes at later ballots in the present configuration.
+    pub(crate) fn tamper_with_later_votes(&mut self, acceptor: usize, votes: &VoteRange) {
+        let own = self.node.core.electorate();
+        let is_counted = own.era() < votes.ballot.era() && own.includes(uuid(acceptor));
+        if self.cluster.has(Bug::LaterVotesCountedByLearner) && is_counted {
+            for slot in votes.slots.from.to(votes.slots.to) {
+                let voters = &mut self.node.scratch.of_change.voters;
+                voters.entry((slot, votes.ballot)).or_default().insert(acceptor);
+            }
+        }
+    }
+
+    /// Takes rows for chosen that a quorum of the configuration `before` voted for at later ballots.
+    pub(crate) fn keep_later_votes(&mut self, before: &Electorate) {
+        if self.node.core.electorate().era() == before.era() {
+            return;
+        }
+        let scratch = std::mem::take(&mut self.node.scratch.of_change);
+        for (key, voters) in scratch.voters {
+            if voters.len() >= before.quorums().phase2()
+                && let Some(value) = scratch.rows.get(&key)
+            {
+                let (slot, ballot) = key;
+                let accepted = Some((ballot, value.clone()));
+                let _ = self.node.core.rows(&[Row { slot, accepted }], slot.next());
+            }
+        }
+    }
+
+    /// A vote of an earlier era, as counted.
     pub(crate) fn tamper_with_eras(&self, mut votes: VoteRange) -> VoteRange {
         let own = self.node.core.electorate().era();
         if self.cluster.has(Bug::EarlierVotesCountedByLearner) && votes.ballot.era() < own {
