@@ -148,6 +148,15 @@ async fn bad_files_while_running_leave_the_old_pair_in_use_with_one_warning_each
         run_with(&asked, &environment).await.status.success()
     };
     until("the acceptor answers", async || answers().await.then_some(())).await;
+    let log = acceptor.log();
+    let start = log
+        .lines()
+        .find(|line| line.contains("connections use TLS"))
+        .unwrap();
+    assert!(
+        start.contains("acceptor/cert.pem is valid from 20") && start.contains(" to 20"),
+        "{start}"
+    );
     let (cert, key) = (fs::read(&files.cert).unwrap(), fs::read(&files.key).unwrap());
     let warnings = || {
         acceptor
@@ -182,12 +191,17 @@ async fn bad_files_while_running_leave_the_old_pair_in_use_with_one_warning_each
     fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).unwrap();
     let new = issue("acceptor", "acceptor.paxos.internal");
     assert_eq!(new, files);
-    until("new files are taken", async || {
-        acceptor
-            .log()
-            .contains("took new certificate files")
-            .then_some(())
+    let taken = until("new files are taken", async || {
+        let log = acceptor.log();
+        let taken = log
+            .lines()
+            .find(|line| line.contains("took new certificate files"));
+        taken.map(str::to_owned)
     })
     .await;
+    assert!(
+        taken.contains("acceptor/cert.pem") && taken.contains("valid_until"),
+        "{taken}"
+    );
     assert!(answers().await);
 }

@@ -225,6 +225,63 @@ async fn client_and_learner_cannot_vote_form_or_lead() {
 }
 
 #[tokio::test]
+async fn change_of_members_and_seeds_are_for_their_roles_alone() {
+    let cluster = Cluster::start_secure(3, 1, 1).await;
+    cluster.client().put("colour", "blue").await.unwrap();
+    let form = async |role: RoleName, step| {
+        let request = pb::FormRequest {
+            caller: Some(wire::caller(None)),
+            step,
+        };
+        acceptor(&cluster, 0, role.as_str()).form(request).await
+    };
+    let configuration = form(RoleName::Proposer, None)
+        .await
+        .unwrap()
+        .into_inner()
+        .configuration
+        .unwrap();
+    let steps = [
+        Step::Store(configuration.clone()),
+        Step::Complete(configuration.clone()),
+        Step::Install(configuration.clone()),
+        Step::Join(configuration),
+    ];
+    let is_denied = |code: Code| code == Code::PermissionDenied;
+    for role in RoleName::ALL {
+        let is_proposer = role == RoleName::Proposer;
+        for step in &steps {
+            let code = code_of(form(role, Some(step.clone())).await);
+            assert_eq!(is_denied(code), !is_proposer, "{role}: {step:?}: {code:?}");
+            assert!(!is_no_answer(code), "{role}: {code:?}");
+        }
+        // A seed is the backup that an operator restores. Acceptors of a cluster take none.
+        let begin = pb::KeepBegin {
+            seed: true,
+            ..pb::KeepBegin::default()
+        };
+        let part = pb::KeepRequest {
+            content: Some(pb::keep_request::Content::Begin(begin)),
+        };
+        let mut client = acceptor(&cluster, 0, role.as_str());
+        let code = code_of(client.keep(tokio_stream::iter([part])).await);
+        assert_eq!(is_denied(code), role != RoleName::Operator, "{role}: {code:?}");
+        assert!(!is_no_answer(code), "{role}: {code:?}");
+        let dialer = tls::dialer(cluster.files(role.as_str()));
+        let mut proposer = ProposerClient::new(dialer.to_proposer(&cluster.proposers[0].address));
+        let code = code_of(proposer.change_members(pb::ChangeMembersRequest::default()).await);
+        assert_eq!(is_denied(code), role != RoleName::Operator, "{role}: {code:?}");
+        assert!(!is_no_answer(code), "{role}: {code:?}");
+    }
+    cluster.client().put("colour", "red").await.unwrap();
+}
+
+/// The code of an answer.
+fn code_of<T>(answer: Result<T, tonic::Status>) -> Code {
+    answer.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+#[tokio::test]
 async fn session_is_for_callers_of_the_name_that_opened_it() {
     let cluster = Cluster::start_secure(3, 2, 1).await;
     let ca = tls::TestCa::of_cluster(&cluster.certificates());
