@@ -19,5 +19,6 @@ def drills():
     """Imports every file of drills, and returns the drills in their order."""
     import quiet, leaders, slowness, roads, disks_fail, damage, reading, trimming, growth  # noqa: F401
     import logging_stops, hostile, backups, learner_disks, upgrading  # noqa: F401
+    import members, members_killed, members_copy, members_year  # noqa: F401
 
     return _drills

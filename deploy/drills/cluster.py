@@ -53,6 +53,10 @@ class Process:
                 self.command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=stderr or log
             )
 
+    def set(self, flag, value):
+        """Changes the value of a flag, from the next start on."""
+        self.command[self.command.index(flag) + 1] = value
+
     def signal(self, number):
         self.child.send_signal(number)
 
@@ -169,6 +173,19 @@ class Cluster:
         process.log.touch()
         self.processes[name] = process
         return process
+
+    def add(self, name, flags=()):
+        """Defines one role more, and returns its process."""
+        {"a": self.acceptors, "p": self.proposers, "l": self.learners}[name[0]].append(name)
+        if self.network and name not in self.network.machines:
+            self.network.add(name)
+        return self.define(name, flags)
+
+    def relist(self, acceptors):
+        """The acceptors that commands get from now on, and proposers and learners from their next start on."""
+        self.urls = ",".join(map(self.url, acceptors))
+        for name in self.proposers + self.learners:
+            self[name].set("--acceptors", self.urls)
 
     def __getitem__(self, name):
         return self.processes[name]
