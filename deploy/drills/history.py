@@ -102,20 +102,13 @@ class Clients:
         if result.code == 1:
             self._note("get", key, None, begun, None)
         elif result.code == 0:
-            # The value is in the text form.
             found = json.loads(result.out)
-            self._note("get", key, self._text(found), begun, version_of(found["version"]))
+            self._note("get", key, found["value"], begun, version_of(found["version"]))
         elif learner:
             with self.lock:
                 self.unanswered += 1
         else:
             self._fail(f"get {key}: {result}")
-
-    @staticmethod
-    def _text(register):
-        import base64
-
-        return base64.b64decode(register["value"]).decode()
 
     def _note(self, kind, key, value, begun, version):
         operation = Operation(kind, key, value, begun, time.monotonic(), version)
@@ -227,9 +220,10 @@ class Clients:
         for key, version in sorted(last.items()):
             at = ("--learners", self.cluster.url(learner), "--timeout", "30s")
             result = self.cluster.paxos("get", key, "--output", "json", *at)
-            found = version_of(json.loads(result.out)["version"]) if result.code == 0 else None
-            known = found == version or found and found > version and self.begun.get(self._text(json.loads(result.out)))
-            trial.right(bool(known), f"{key} at {learner} has version {found}, the last acknowledged is {version}")
+            register = json.loads(result.out) if result.code == 0 else {}
+            found = version_of(register["version"]) if register else None
+            is_kept = found is not None and found >= version and self.begun.get(register["value"]) == key
+            trial.right(is_kept, f"{key} at {learner} has version {found or result}, the last acknowledged is {version}")
 
 
 def out_of_order(operations):

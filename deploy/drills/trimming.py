@@ -122,8 +122,7 @@ def judge_digests(trial, cluster, learners):
 
 def add_learner(cluster, name):
     """A learner with an empty directory, started now."""
-    cluster.learners.append(name)
-    cluster.define(name).start()
+    cluster.add(name).start()
 
 
 def write_registers(trial, cluster):
