@@ -134,7 +134,8 @@ def repeat_until_made(trial, cluster, change, wanted):
         run = runs[-1]
         found = wait_until("`paxos member list` answers", lambda: look(cluster), 60, 0.2)
         if run.code == 0:
-            trial.right(members(cluster, found) == wanted, f"done means made: {members(cluster, found)}, wanted {wanted}")
+            if members(cluster, found) != wanted:
+                trial.right(False, f"done means made: {members(cluster, found)}, wanted {wanted}; {run}")
             return runs
         # A killed run, or one with an open outcome, may have made the change.
         if is_made(change, cluster, found, wanted):

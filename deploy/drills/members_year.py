@@ -149,7 +149,7 @@ def members_year(trial):
         write_registers(trial, cluster)
         since = chosen_to(cluster, "a1")
         with Clients(cluster) as clients:
-            # Dead before the change, so it has not heard of it; and told of the change.
+            # Dead before the change, so it has not heard of the change; and one that hears of the change.
             cluster["a3"].kill()
             replace(trial, cluster, "a3")
             cluster.acceptors.remove("a3")
