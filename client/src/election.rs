@@ -13,6 +13,7 @@ mod tests;
 use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
+use paxos_common::wire::election::TTL_MS;
 use paxos_proto::v1;
 
 use crate::{
@@ -27,7 +28,10 @@ use seat::ElectionRegister;
 pub use tenure::Tenure;
 
 /// Shortest and longest time to live.
-const TTL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3_600));
+const TTL: (Duration, Duration) = (
+    Duration::from_millis(*TTL_MS.start()),
+    Duration::from_millis(*TTL_MS.end()),
+);
 
 /// A candidate in an election.
 ///

@@ -16,6 +16,7 @@ use crate::paxos::{
 
 mod accept;
 pub mod command;
+pub mod election;
 mod forming;
 pub mod heard;
 mod identity;

@@ -48,7 +48,8 @@ pub struct Args {
     /// Size of registers and recorded outcomes from which a put is refused, with a unit: learners hold all in memory
     ///
     /// Counted for each register: key, value and 256 bytes; for each recorded outcome of a session: 128 bytes. Deletes,
-    /// appends, and puts of at most 4 KiB on the condition of a version go on: so do elections that have a holder.
+    /// appends, and puts of at most 4 KiB on the condition of a version go on. So do elections: a new record of an
+    /// election of at most 4 KiB passes up to a sixteenth above the limit.
     #[arg(long, env = "PAXOS_STATE_BYTES_MAX", value_name = "BYTES", default_value = "512MiB",
           value_parser = parse_bytes)]
     pub state_bytes_max: u64,
