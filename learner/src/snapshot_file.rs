@@ -153,11 +153,15 @@ impl NewSnapshotFile {
         written.map_err(|source| failed(&self.making.0, self.free_min, source))
     }
 
-    /// Ends a whole file. Returns once content and name are durable.
+    /// Ends a whole file. Returns once content and name are durable. The file goes with the second value, unless a store
+    /// may record the file.
     ///
     /// # Errors
     /// See [`FileError`]. No new name is left.
-    pub(crate) fn publish(self, summary: SnapshotSummary) -> Result<SnapshotFile, FileError> {
+    pub(crate) fn publish(
+        self,
+        summary: SnapshotSummary,
+    ) -> Result<(SnapshotFile, UnrecordedFile), FileError> {
         let Self {
             making,
             file,
@@ -175,14 +179,37 @@ impl NewSnapshotFile {
                 if is_new {
                     remove(&path);
                 }
-            })
+            })?;
+            Ok(UnrecordedFile(is_new.then(|| path.clone())))
         };
-        published().map_err(|source| failed(&making.0, free_min, source))?;
-        Ok(SnapshotFile {
+        let unrecorded = published().map_err(|source| failed(&making.0, free_min, source))?;
+        let file = SnapshotFile {
             path,
             file: Arc::new(file),
             summary,
-        })
+        };
+        Ok((file, unrecorded))
+    }
+}
+
+/// A whole snapshot file that no store records yet: removed when dropped, also with the result of a cancelled writer. Empty
+/// if the name was there before: a store may record this name.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct UnrecordedFile(Option<PathBuf>);
+
+impl UnrecordedFile {
+    /// A store records the file, or may record the file from now on.
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UnrecordedFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            remove(path);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     cluster::Cluster,
     knowledge::KeptView,
     log_growth::LogGrowth,
-    snapshot_file::{self, RecordOrder, RecordedSnapshot, SnapshotFile},
+    snapshot_file::{self, RecordOrder, RecordedSnapshot, SnapshotFile, UnrecordedFile},
 };
 use write::{NotWritten, StateWriter};
 
@@ -148,7 +148,7 @@ impl SnapshotMaker {
     /// The state in memory is wrong, or a file cannot be written.
     ///
     /// # Cancel safety
-    /// Safe: the next start removes a file that is not recorded.
+    /// Safe: a file that is not recorded is removed, at the latest by the next start.
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Failure> {
         tokio::select! {
             // Only waits.
@@ -282,9 +282,11 @@ impl SnapshotMaker {
             bytes,
         )
         .await?;
-        let file = Arc::new(writer.write(is_wanted).await?);
+        let (file, unrecorded) = writer.write(is_wanted).await?;
+        let file = Arc::new(file);
         let summary = &file.summary;
-        self.record(RecordedSnapshot::of(summary), covered).await?;
+        self.record(RecordedSnapshot::of(summary), unrecorded, covered)
+            .await?;
         tracing::info!(
             to = %summary.header.to, bytes = summary.bytes, registers = summary.footer.registers,
             took_ms = begun.elapsed().as_millis(),
@@ -301,15 +303,23 @@ impl SnapshotMaker {
     }
 
     /// Returns once the store durably records the file.
-    async fn record(&self, snapshot: RecordedSnapshot, covered: u64) -> Result<(), NotWritten> {
+    async fn record(
+        &self,
+        snapshot: RecordedSnapshot,
+        unrecorded: UnrecordedFile,
+        covered: u64,
+    ) -> Result<(), NotWritten> {
         let (answer, recorded) = oneshot::channel();
         let record = RecordOrder {
             snapshot,
             covered,
             answer,
         };
-        let asked = self.inputs.records.send(record).await;
-        asked.map_err(|_| NotWritten::Stopping)?;
+        let place = self.inputs.records.reserve().await;
+        let place = place.map_err(|_| NotWritten::Stopping)?;
+        // From here on, the store may record the file.
+        unrecorded.keep();
+        place.send(record);
         recorded.await.map_err(|_| NotWritten::Stopping)
     }
 
@@ -352,7 +362,9 @@ pub(crate) async fn write_file(
 ) -> SnapshotFile {
     let configuration = crate::store::testing::configuration();
     let begun = StateWriter::begin(view, cluster, &configuration, directory.to_owned(), 0).await;
-    begun.unwrap().write(|| true).await.unwrap()
+    let (file, unrecorded) = begun.unwrap().write(|| true).await.unwrap();
+    unrecorded.keep();
+    file
 }
 
 #[cfg(test)]

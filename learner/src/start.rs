@@ -284,9 +284,8 @@ impl Starter {
             installs: self.instruments.installs.clone(),
             tracer: self.tracer.clone(),
         };
-        // A snapshot that was given up leaves a file, and the next snapshot needs the space. A whole file that was not recorded
-        // yet stays until the end of the installation.
-        snapshot_file::remove_unfinished(self.directory.path().to_owned()).await;
+        // A snapshot that was given up leaves a file, whole or not, and the next snapshot needs the space.
+        Store::remove_unrecorded(&self.directory, found.cluster.id()).await;
         // Large, and rarely used.
         Box::pin(installer.run(learner)).await?;
         Ok(reports)

@@ -259,8 +259,12 @@ async fn flawed_snapshots_are_refused_and_the_old_state_stays() {
 async fn readers_of_a_cut_off_learner_get_the_reason_and_the_progress() {
     let acceptors = acceptors().await;
     accept(&acceptors, 0..100);
-    let mut learner = TestLearner::start(&acceptors, None).await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut learner = TestLearner::start(&acceptors, Some(directory.path())).await;
     applies(&mut learner, 100).await;
+    // A file that the learner had made, and could not record any more.
+    let unrecorded = directory.path().join("state-51200-0ab100ff.pxs");
+    std::fs::write(&unrecorded, "of no use").unwrap();
     change_all(&acceptors, |script| {
         script.values_muted = true;
         script.breaks += 1;
@@ -298,6 +302,7 @@ async fn readers_of_a_cut_off_learner_get_the_reason_and_the_progress() {
         }
     })
     .await;
+    assert!(!unrecorded.exists(), "the snapshot needs the space");
     assert_eq!(
         arriving.not_ready,
         "this learner installs a snapshot (0 of 340 MiB)"

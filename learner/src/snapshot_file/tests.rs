@@ -32,15 +32,36 @@ fn writer_that_was_cancelled_changes_nothing_of_the_next() {
     next.write(&second_bytes[..5_000]).unwrap();
     drop(given_up);
     cancelled.write(&first_bytes[5_000..]).unwrap();
-    let cancelled = cancelled.publish(first).unwrap();
+    let (cancelled, unrecorded) = cancelled.publish(first).unwrap();
+    unrecorded.keep();
     next.write(&second_bytes[5_000..]).unwrap();
-    let next = next.publish(second).unwrap();
+    let (next, unrecorded) = next.publish(second).unwrap();
+    unrecorded.keep();
     assert!(fs::read(cancelled.path()).unwrap() == first_bytes);
     assert!(fs::read(next.path()).unwrap() == second_bytes);
     assert!(cancelled.is_in_place() && next.is_in_place());
     let mut expected = [&cancelled, &next].map(|file| RecordedSnapshot::of(&file.summary).name());
     expected.sort();
     assert_eq!(names(path), expected);
+}
+
+#[test]
+fn whole_file_that_no_store_records_goes_unless_the_name_was_there_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let (summary, bytes) = content(9);
+    let publish = || {
+        let mut file = begin(directory.path());
+        file.write(&bytes).unwrap();
+        file.publish(summary.clone()).unwrap()
+    };
+    let (file, unrecorded) = publish();
+    drop((file, unrecorded));
+    assert_eq!(names(directory.path()), [] as [String; 0]);
+    publish().1.keep();
+    // A store records the file by now.
+    let (_, unrecorded) = publish();
+    drop(unrecorded);
+    assert_eq!(names(directory.path()), [RecordedSnapshot::of(&summary).name()]);
 }
 
 #[test]

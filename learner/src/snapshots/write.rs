@@ -12,7 +12,7 @@ use paxos_common::{
 use crate::{
     blocking::blocking,
     knowledge::KeptView,
-    snapshot_file::{FileError, NewSnapshotFile, SnapshotFile},
+    snapshot_file::{FileError, NewSnapshotFile, SnapshotFile, UnrecordedFile},
 };
 
 /// Encoded bytes that are written at a time.
@@ -103,7 +103,10 @@ impl StateWriter {
     ///
     /// # Cancel safety
     /// As [`Self::begin`].
-    pub(super) async fn write(mut self, is_wanted: impl Fn() -> bool) -> Result<SnapshotFile, NotWritten> {
+    pub(super) async fn write(
+        mut self,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<(SnapshotFile, UnrecordedFile), NotWritten> {
         while !matches!(self.stage, StateStage::End) {
             if !is_wanted() {
                 blocking(move || drop(self)).await;
@@ -161,7 +164,7 @@ impl StateWriter {
     }
 
     /// Ends the file, and publishes the file if the digest of the written records is the digest of the state.
-    fn finish(self) -> Result<SnapshotFile, NotWritten> {
+    fn finish(self) -> Result<(SnapshotFile, UnrecordedFile), NotWritten> {
         let Self {
             view,
             encoder,

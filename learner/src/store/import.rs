@@ -11,7 +11,7 @@ use paxos_common::{
 };
 
 use super::{
-    place::{self, PlaceError, UnrecordedFile},
+    place::{self, PlaceError},
     state,
 };
 use crate::{
@@ -98,17 +98,11 @@ impl StoreImport {
             state: Some(snapshot.footer.digest),
         };
         let recorded = RecordedSnapshot::of(snapshot);
-        // The attempt before may have gone as far as a file that records the same snapshot.
-        let is_repeated = directory.file(&recorded.name()).exists();
         let summary = snapshot.clone();
-        // Durable before a file records the snapshot.
+        // Durable before a file records the snapshot. The attempt before may have gone as far as a file that records the same
+        // snapshot.
         let published = blocking(move || file.publish(summary)).await;
-        let published = published.map_err(|error| written(&directory, error))?;
-        let unrecorded = if is_repeated {
-            UnrecordedFile::recorded_before()
-        } else {
-            UnrecordedFile::new(&published)
-        };
+        let (_, unrecorded) = published.map_err(|error| written(&directory, error))?;
         let mut connection = place::create(&directory).await?;
         let of_snapshot = Arc::new(snapshot.header.configuration.clone());
         let configuration = state::later(present, &of_snapshot);

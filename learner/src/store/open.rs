@@ -98,6 +98,34 @@ impl Store {
         }
     }
 
+    /// Removes the snapshot files that the file of this learner does not record: an installation needs the space. A running
+    /// learner that is cut off may have such a file. No connection to the file may be in use. Without a readable record
+    /// nothing is removed; the next start removes the files.
+    ///
+    /// # Cancel safety
+    /// Safe: the files stay whole.
+    pub(crate) async fn remove_unrecorded(directory: &DataDir, cluster: ClusterId) {
+        let path = directory.file(FILE);
+        if place::is_on_its_way(directory) || !path.exists() {
+            return;
+        }
+        let read = async {
+            let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
+            let loaded = state::load(&mut connection, cluster, &path.display().to_string()).await;
+            connection.close().await?;
+            Ok::<_, StoreError>(loaded?.0)
+        };
+        match read.await {
+            Ok(stored) => {
+                let kept = stored.snapshot.map(|snapshot| snapshot.name());
+                snapshot_file::remove_all_but(directory.path().to_owned(), kept).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = %Failure::from(error), "old snapshot files stay until the next start");
+            }
+        }
+    }
+
     async fn open_file(opening: &StoreOpening<'_>, path: &Path) -> Result<FoundFile, StoreError> {
         let (directory, cluster) = (&opening.directory, opening.cluster);
         let mut connection = sqlite::open_writer(path, CHECKPOINT_PAGES).await?;

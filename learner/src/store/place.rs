@@ -25,7 +25,7 @@ use super::{APPLICATION_ID, CHECKPOINT_PAGES, SCHEMA, SCHEMA_VERSION, aside};
 use crate::{
     blocking::blocking,
     disk::found_no_space,
-    snapshot_file::{self, FileError},
+    snapshot_file::{FileError, UnrecordedFile},
 };
 
 /// An unfinished file.
@@ -56,34 +56,6 @@ impl PlaceError {
         match error {
             FileError::NoSpace(_) => no_space(store),
             FileError::Io { path, source } => Self::Io { path, source },
-        }
-    }
-}
-
-/// A whole snapshot file that no store records yet: removed when dropped.
-#[derive(Debug)]
-pub(super) struct UnrecordedFile(Option<PathBuf>);
-
-impl UnrecordedFile {
-    pub(super) fn new(snapshot: &snapshot_file::SnapshotFile) -> Self {
-        Self(Some(snapshot.path().to_owned()))
-    }
-
-    /// A store may record a file of this name already, so the file stays.
-    pub(super) fn recorded_before() -> Self {
-        Self(None)
-    }
-
-    /// A store records the file.
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for UnrecordedFile {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            snapshot_file::remove(path);
         }
     }
 }

@@ -27,7 +27,9 @@ use super::{
 };
 use crate::{
     blocking::blocking,
-    snapshot_file::{self, FileError, NewSnapshotFile, RecordedSnapshot, SnapshotFile, check_space},
+    snapshot_file::{
+        self, FileError, NewSnapshotFile, RecordedSnapshot, SnapshotFile, UnrecordedFile, check_space,
+    },
     start_work::{StartStep, StartWork},
 };
 
@@ -81,8 +83,7 @@ impl Upgrade<'_> {
             "an earlier release wrote the file of this learner: upgrading"
         );
         self.work.does(StartStep::Upgrades { bytes });
-        let file = self.write_snapshot(&mut old, stored).await?;
-        let unrecorded = UnrecordedFile::new(&file);
+        let (file, unrecorded) = self.write_snapshot(&mut old, stored).await?;
         let snapshot = RecordedSnapshot::of(&file.summary);
         drop(file);
         old.close().await?;
@@ -100,7 +101,7 @@ impl Upgrade<'_> {
         &self,
         old: &mut SqliteConnection,
         stored: State4,
-    ) -> Result<SnapshotFile, StoreError> {
+    ) -> Result<(SnapshotFile, UnrecordedFile), StoreError> {
         let path = self.directory.path().to_owned();
         let begun = blocking(move || NewSnapshotFile::begin(&path, 0, place::FREE_MIN)).await;
         let mut file = begun.map_err(|error| self.not_written(error))?;
