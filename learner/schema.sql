@@ -47,5 +47,7 @@ CREATE TABLE digest (
   -- The rolling hash.
   digest     BLOB NOT NULL,
   -- The digest of the state.
-  state      BLOB NOT NULL
+  state      BLOB NOT NULL,
+  -- XXH3-64 over (cluster_id, applied_to, digest, state).
+  checksum   INTEGER NOT NULL
 ) STRICT;

@@ -23,6 +23,7 @@ mod error;
 mod import;
 mod load;
 mod log;
+mod marks;
 mod open;
 mod peek;
 mod place;
@@ -228,18 +229,15 @@ impl Store {
     async fn finish(&mut self, transaction: &Transaction) -> Result<StoredState, sqlx::Error> {
         let mut sql = String::new();
         if !transaction.marks.is_empty() {
-            sql.push_str("INSERT INTO digest (applied_to, digest, state) VALUES ");
-            push_tuples(&mut sql, transaction.marks.len(), "(?, ?, ?)");
+            sql.push_str(marks::INSERT);
+            push_tuples(&mut sql, transaction.marks.len(), marks::VALUES);
             sql.push_str("; ");
         }
         let is_news = self.written.lacks(&transaction.configuration);
         sql.push_str(if is_news { UPDATE_CONFIGURATION } else { UPDATE });
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for mark in &transaction.marks {
-            query = query
-                .bind(integer(mark.to))
-                .bind(&mark.digest.as_bytes()[..])
-                .bind(mark.state.map(|state| state.to_bytes().to_vec()));
+            query = marks::bind(query, self.written.cluster, mark);
         }
         let Mark { to, digest, state } = transaction.progress.latest();
         let state = StoredState {

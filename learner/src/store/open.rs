@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     APPLICATION_ID, CHECKPOINT_PAGES, FILE, Log, OpenedStore, READERS, SCHEMA, SCHEMA_VERSION, Store,
-    StoreError, aside, load, place,
+    StoreError, aside, load, marks, place,
     replay::{Replayed, replay},
     schema_4, set_synchronous,
     state::{self, StoredState, check_cluster},
@@ -196,7 +196,8 @@ impl Store {
     }
 }
 
-/// Upgrades a file of schema version 5 where it is: the state record gets an empty configuration.
+/// Upgrades a file of schema version 5 where it is: the state record gets an empty configuration, and the stored digests get
+/// checksums.
 struct ToPresent<'a> {
     path: &'a str,
     /// The learner's cluster. The file of another cluster is refused before it is changed.
@@ -211,10 +212,10 @@ impl SchemaSteps for ToPresent<'_> {
     async fn upgrade(&self, transaction: &mut SqliteConnection, _from: i64) -> Result<(), StoreError> {
         /// SQLite's code for a row against a rule of its table: `ALTER TABLE` reads the row.
         const CONSTRAINT: u32 = 19;
-        check_cluster(transaction, self.cluster, self.path).await?;
+        check_cluster(&mut *transaction, self.cluster, self.path).await?;
         let added = sqlx::query("ALTER TABLE state ADD COLUMN configuration BLOB NOT NULL DEFAULT x''");
-        let Err(error) = added.execute(transaction).await else {
-            return Ok(());
+        let Err(error) = added.execute(&mut *transaction).await else {
+            return Ok(marks::add_checksums(transaction, self.cluster).await?);
         };
         let database = error.as_database_error();
         let code = database.and_then(|error| error.code()?.parse::<u32>().ok());

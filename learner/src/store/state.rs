@@ -12,9 +12,9 @@ use paxos_proto::v1 as pb;
 use prost::Message as _;
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{StoreError, integer, slot};
+use super::{StoreError, integer, marks, slot};
 use crate::{
-    progress::{LogDigest, MARK_SLOTS, MARKS_KEPT, Mark},
+    progress::{LogDigest, MARK_SLOTS, Mark},
     snapshot_file::RecordedSnapshot,
 };
 
@@ -279,18 +279,7 @@ pub(super) async fn load(
     if stored.cluster != cluster {
         return Err(other_cluster(path, stored.cluster, cluster));
     }
-    let marks = sqlx::query("SELECT applied_to, digest, state FROM digest ORDER BY applied_to DESC LIMIT ?")
-        .bind(i64::try_from(MARKS_KEPT).expect("a handful"))
-        .fetch_all(connection)
-        .await?;
-    let mark = |row: &SqliteRow| -> Result<Mark, StoreError> {
-        Ok(Mark {
-            to: slot(row.try_get(0)?).ok_or_else(damaged)?,
-            digest: LogDigest::from_slice(row.try_get(1)?).ok_or_else(damaged)?,
-            state: Some(StateDigest::from_slice(row.try_get(2)?).ok_or_else(damaged)?),
-        })
-    };
-    let marks = marks.iter().map(mark).collect::<Result<_, _>>()?;
+    let marks = marks::load(connection, cluster, path).await?;
     Ok((stored, marks))
 }
 
@@ -308,11 +297,5 @@ pub(super) async fn begin_at(
     if !mark.to.get().is_multiple_of(MARK_SLOTS) {
         return Ok(());
     }
-    sqlx::query("INSERT INTO digest (applied_to, digest, state) VALUES (?, ?, ?)")
-        .bind(integer(mark.to))
-        .bind(&mark.digest.as_bytes()[..])
-        .bind(state.state.to_bytes().to_vec())
-        .execute(connection)
-        .await
-        .map(drop)
+    marks::insert(connection, cluster, &state.latest()).await
 }

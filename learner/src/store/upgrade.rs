@@ -19,8 +19,8 @@ use paxos_common::{
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
-    CHECKPOINT_PAGES, FILE, StoreError, integer,
-    place::{self, PlaceError, UnrecordedFile},
+    CHECKPOINT_PAGES, FILE, StoreError, integer, marks,
+    place::{self, PlaceError},
     schema_4::{self, State4, StoredRegister},
     state::StoredState,
     sweep::{SWEEP_ROWS_MAX, batch},
@@ -199,9 +199,10 @@ impl Upgrade<'_> {
             }
         }
         let ended = async {
-            sqlx::query("INSERT INTO main.digest SELECT applied_to, digest, state FROM old.digest")
+            sqlx::query("INSERT INTO main.digest SELECT applied_to, digest, state, 0 FROM old.digest")
                 .execute(&mut *new)
                 .await?;
+            marks::seal(new, self.cluster).await?;
             state.write_first(new).await
         };
         ended.await.map_err(|error| self.not_copied(error))

@@ -220,10 +220,14 @@ async fn damaged_record_or_log_after_the_snapshot_has_the_file_set_aside() {
         "UPDATE state SET log_from = 1",
         "UPDATE state SET snapshot_to = 1",
         "UPDATE state SET snapshot_bytes = 1",
+        "UPDATE digest SET digest = zeroblob(32)",
+        "UPDATE digest SET state = zeroblob(16)",
+        "UPDATE digest SET applied_to = 1023",
     ] {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = TestWriter::open(directory.path()).await;
         writer.write(varied()).await;
+        writer.write_numbered(1_100).await;
         writer.log.close().await;
         writer.store.close().await.unwrap();
         damage(directory.path(), sql).await;
@@ -232,4 +236,51 @@ async fn damaged_record_or_log_after_the_snapshot_has_the_file_set_aside() {
         assert_eq!(opened.machine.register_count(), 0, "{sql}");
         assert!(directory.path().join("learner.db.damaged").exists(), "{sql}");
     }
+}
+
+#[tokio::test]
+async fn file_without_checksums_of_its_marks_is_upgraded() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = TestWriter::open(directory.path()).await;
+    writer.write(varied()).await;
+    writer.write_numbered(3_000).await;
+    writer.log.close().await;
+    writer.store.close().await.unwrap();
+    let path = directory.path().join(FILE);
+    let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await.unwrap();
+    sqlx::raw_sql("ALTER TABLE digest DROP COLUMN checksum; PRAGMA user_version = 5")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    for _ in 0..2 {
+        let opened = open(directory.path(), CLUSTER).await.unwrap();
+        assert_eq!(opened.progress.latest(), writer.progress.latest());
+        assert_eq!(opened.progress.digests(), writer.progress.digests());
+        assert_eq!(opened.machine, writer.knowledge.machine(Machine::clone));
+        opened.close().await;
+        assert!(!directory.path().join("learner.db.damaged").exists());
+    }
+}
+
+#[tokio::test]
+async fn only_the_recorded_file_stays_for_an_installation() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = TestWriter::open(directory.path()).await;
+    writer.write(varied()).await;
+    let recorded = writer.snapshot().await;
+    writer.log.close().await;
+    writer.store.close().await.unwrap();
+    for name in ["making-7.pxs", "state-51200-0ab100ff.pxs"] {
+        fs::write(
+            directory.path().join(name),
+            "of a running learner that was cut off",
+        )
+        .unwrap();
+    }
+    let locked = testing::lock(directory.path());
+    Store::remove_unrecorded(&locked, CLUSTER).await;
+    assert_eq!(files(directory.path()), [recorded.name()]);
+    drop(locked);
+    assert!(open(directory.path(), CLUSTER).await.unwrap().snapshot.is_some());
 }
