@@ -118,6 +118,13 @@ pub(crate) fn show(metrics: &Metrics, service: &LearnerService, catch_up: &Arc<C
         "Size of the registers and recorded outcomes, as counted against the proposers' --state-bytes-max",
         move || counted.state_bytes(),
     );
+    let failing = service.clone();
+    metrics.gauge(
+        "paxos.learner.snapshot.failing",
+        "s",
+        "Time since the first failed attempt to make a snapshot, without a success since; 0 after a success",
+        move || failing.snapshot_failing_seconds(),
+    );
     let (service, catch_up) = (service.clone(), Arc::clone(catch_up));
     metrics.gauge(
         "paxos.learner.lag",

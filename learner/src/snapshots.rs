@@ -62,11 +62,28 @@ struct SnapshotOrder {
     answer: oneshot::Sender<SnapshotAnswer>,
 }
 
+/// Attempts to make a snapshot that failed, without a success since.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotTrouble {
+    /// The first of these attempts.
+    pub(crate) since: Instant,
+    /// Why the latest attempt failed.
+    pub(crate) reason: String,
+}
+
 /// Handle for callers. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct SnapshotOrders(mpsc::Sender<SnapshotOrder>);
+pub(crate) struct SnapshotOrders {
+    orders: mpsc::Sender<SnapshotOrder>,
+    trouble: watch::Receiver<Option<SnapshotTrouble>>,
+}
 
 impl SnapshotOrders {
+    /// The failed attempts since the last snapshot, if any.
+    pub(crate) fn trouble(&self) -> Option<SnapshotTrouble> {
+        self.trouble.borrow().clone()
+    }
+
     /// A snapshot to slot `to` or later, made at most `age_max` ago. Every slot below `to` must be applied.
     ///
     /// # Errors
@@ -77,7 +94,7 @@ impl SnapshotOrders {
     pub(crate) async fn snapshot(&self, to: Slot, age_max: Duration) -> SnapshotAnswer {
         let (answer, made) = oneshot::channel();
         let order = SnapshotOrder { to, age_max, answer };
-        self.0.try_send(order).map_err(|error| match error {
+        self.orders.try_send(order).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoSnapshot::Full,
             mpsc::error::TrySendError::Closed(_) => NoSnapshot::Stopping,
         })?;
@@ -115,8 +132,8 @@ pub(crate) struct SnapshotMaker {
     recorded_is_lost: bool,
     /// No due file is made before.
     paused_until: Option<Instant>,
-    /// The first failed attempt since the last file.
-    failing_since: Option<Instant>,
+    /// The failed attempts since the last file.
+    trouble: watch::Sender<Option<SnapshotTrouble>>,
     /// The applier or the writer has ended.
     is_ended: bool,
     look_at: Instant,
@@ -126,6 +143,7 @@ impl SnapshotMaker {
     /// A maker, and the handle for callers.
     pub(crate) fn new(inputs: MakerInputs) -> (SnapshotOrders, Self) {
         let (orders_in, orders) = mpsc::channel(ORDERS_MAX);
+        let (trouble, trouble_seen) = watch::channel(None);
         let now = Instant::now();
         let maker = Self {
             due: inputs.growth.follow_due(),
@@ -135,11 +153,15 @@ impl SnapshotMaker {
             trusted_at: now,
             recorded_is_lost: false,
             paused_until: None,
-            failing_since: None,
+            trouble,
             is_ended: false,
             look_at: now + LOOK_INTERVAL,
         };
-        (SnapshotOrders(orders_in), maker)
+        let orders = SnapshotOrders {
+            orders: orders_in,
+            trouble: trouble_seen,
+        };
+        (orders, maker)
     }
 
     /// Makes due and ordered snapshots until the stop begins.
@@ -296,7 +318,7 @@ impl SnapshotMaker {
         self.trusted_at = Instant::now();
         self.made_at = Some(self.trusted_at);
         self.recorded_is_lost = false;
-        self.failing_since = None;
+        self.trouble.send_replace(None);
         let kept = RecordedSnapshot::of(summary).name();
         snapshot_file::remove_all_but(self.inputs.directory.clone(), Some(kept)).await;
         Ok(file)
@@ -339,7 +361,9 @@ impl SnapshotMaker {
         };
         let now = Instant::now();
         self.paused_until = Some(now + pause);
-        let since = *self.failing_since.get_or_insert(now);
+        let first = self.trouble.borrow().as_ref().map(|trouble| trouble.since);
+        let (since, reason) = (first.unwrap_or(now), error.to_string());
+        self.trouble.send_replace(Some(SnapshotTrouble { since, reason }));
         tracing::warn!(
             %error, failing_s = now.duration_since(since).as_secs(), retry_s = pause.as_secs(),
             "no snapshot is made: the log of this learner grows, and its next start takes longer"

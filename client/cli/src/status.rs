@@ -355,6 +355,7 @@ fn report(status: &ClusterReport, verdict: &Verdict) -> Value {
             "leads": verdict.leader.as_ref() == Some(peer),
             "log_from": peer.log_from.map(uint64),
             "installed_percent": peer.installed_percent,
+            "snapshot_failure": peer.snapshot_failure.as_ref().map(|failure| &failure.reason),
             "lag": learner(peer).map(|learner| uint64(verdict.chosen_to.saturating_sub(learner.applied_to))),
         })).collect::<Vec<_>>(),
     })

@@ -9,6 +9,7 @@ use paxos_proto::v1 as pb;
 use tokio::sync::Semaphore;
 
 use super::{LearnerService, SUBSCRIBERS_MAX, WATCHERS_MAX};
+use crate::snapshots::SnapshotTrouble;
 
 impl LearnerService {
     /// The era of the configuration that this learner works with; the first before the cluster is found.
@@ -20,6 +21,12 @@ impl LearnerService {
     /// Number of waiting linearizable reads.
     pub(crate) fn reads_waiting(&self) -> u64 {
         self.look().map_or(0, |opened| opened.barrier.waiting())
+    }
+
+    /// Seconds since the first attempt to make a snapshot that failed, without a success since; 0 after a success.
+    pub(crate) fn snapshot_failing_seconds(&self) -> u64 {
+        let trouble = self.look().and_then(|opened| opened.snapshots.trouble());
+        trouble.map_or(0, |trouble| trouble.since.elapsed().as_secs().max(1))
     }
 
     /// The present state of this learner.
@@ -58,6 +65,7 @@ impl LearnerService {
                 Bytes::copy_from_slice(&acceptor.to_bytes())
             });
             status.reads_waiting = opened.barrier.waiting();
+            status.snapshot_failure = opened.snapshots.trouble().map(failure);
             opened.knowledge.machine(|machine| {
                 status.registers = machine.register_count() as u64;
                 status.sessions = machine.sessions().count() as u64;
@@ -66,4 +74,9 @@ impl LearnerService {
         }
         status
     }
+}
+
+fn failure(SnapshotTrouble { since, reason }: SnapshotTrouble) -> pb::SnapshotFailure {
+    let failing_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    pb::SnapshotFailure { reason, failing_ms }
 }

@@ -127,6 +127,7 @@ pub(super) fn findings(
         }
         findings.extend(condition(peer, works.then_some(quorum), chosen_to));
         findings.extend(little_space(peer));
+        findings.extend(no_snapshots(peer));
     }
     findings
 }
@@ -234,5 +235,18 @@ fn little_space(peer: &Peer) -> Option<Finding> {
         ),
         "free some space there, or use a larger disk: without space the learner waits and refuses reads, and continues by \
          itself once there is space",
+    ))
+}
+
+/// A learner that makes no snapshots: acceptors and the learner itself keep the log meanwhile.
+fn no_snapshots(peer: &Peer) -> Option<Finding> {
+    let failure = peer.snapshot_failure.as_ref()?;
+    let (role, address) = (peer.role(), &peer.report.address);
+    let (reason, seconds) = (&failure.reason, failure.failing_ms / 1_000);
+    Some(Finding::degraded(
+        peer.subject(),
+        format!("{role} {address} has not been able to make a snapshot for {seconds} s: {reason}"),
+        "until a learner makes a snapshot, the log of this learner grows, and so do the logs of acceptors without another \
+         learner to ask: free space on the learner's disk, or delete registers if the state is too large for a snapshot",
     ))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use paxos_client::{ErrorCode, raw::ClusterReport};
 use paxos_proto::v1::{
     AttachRequest, InstallingSnapshot, LearnerProgress, LearnerStatusResponse, ProposerPhase,
-    ProposerProgress, ProposerStatusResponse, Role, attach_request::Progress,
+    ProposerProgress, ProposerStatusResponse, Role, SnapshotFailure, attach_request::Progress,
 };
 
 use super::{Subject, majority::cluster_answer};
@@ -46,6 +46,8 @@ pub(crate) struct Peer {
     pub(crate) log_from: Option<u64>,
     /// The arrived part of the snapshot in percent, if the peer is a learner that installs a snapshot and answered.
     pub(crate) installed_percent: Option<u64>,
+    /// Why a learner makes no snapshots, if the peer is such a learner and answered.
+    pub(crate) snapshot_failure: Option<SnapshotFailure>,
 }
 
 impl Peer {
@@ -61,6 +63,7 @@ impl Peer {
             data_free_bytes: None,
             log_from: None,
             installed_percent: None,
+            snapshot_failure: None,
         }
     }
 
@@ -95,6 +98,7 @@ impl Peer {
         self.data_free_bytes = own.data_free_bytes;
         self.log_from = own.log_from;
         self.installed_percent = own.installed_percent;
+        self.snapshot_failure = own.snapshot_failure;
     }
 }
 
@@ -111,6 +115,7 @@ struct Own {
     data_free_bytes: Option<u64>,
     log_from: Option<u64>,
     installed_percent: Option<u64>,
+    snapshot_failure: Option<SnapshotFailure>,
 }
 
 impl From<&ProposerStatusResponse> for Own {
@@ -139,6 +144,7 @@ impl From<&ProposerStatusResponse> for Own {
             data_free_bytes: None,
             log_from: None,
             installed_percent: None,
+            snapshot_failure: None,
         }
     }
 }
@@ -164,6 +170,7 @@ impl From<&LearnerStatusResponse> for Own {
             data_free_bytes: answer.data_free_bytes,
             log_from: Some(answer.log_from),
             installed_percent: answer.installing.as_ref().map(percent),
+            snapshot_failure: answer.snapshot_failure.clone(),
         }
     }
 }

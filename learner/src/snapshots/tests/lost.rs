@@ -1,5 +1,6 @@
 //! A recorded file that is removed or damaged, and attempts that fail: never served again, and made again without an order.
 
+use paxos_common::snapshot::SnapshotError;
 use tokio::time::timeout;
 
 use super::*;
@@ -61,6 +62,8 @@ async fn removed_file_is_made_again_without_an_order_also_after_a_failed_attempt
             maker.make_due().await.unwrap();
         }
         assert!(maker.inputs.last.is_none() && maker.paused_until.is_some());
+        let trouble = disk.orders.trouble().expect("operators learn the reason");
+        assert!(trouble.reason.contains("none"), "{trouble:?}");
         maker.inputs.directory = directory;
         // The pause has passed.
         maker.paused_until = Some(Instant::now());
@@ -72,7 +75,38 @@ async fn removed_file_is_made_again_without_an_order_also_after_a_failed_attempt
             }
         };
         timeout(Duration::from_secs(20), made).await.unwrap();
+        let ended = async {
+            while disk.orders.trouble().is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), ended).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn state_that_is_too_large_for_a_snapshot_is_shown_since_the_first_attempt() {
+    let (disk, mut maker) = Disk::new().await;
+    let mut fails = || {
+        maker
+            .failed(NotWritten::TooLarge(SnapshotError::TooLarge))
+            .unwrap()
+    };
+    fails();
+    let first = disk.orders.trouble().unwrap();
+    assert_eq!(first.reason, SnapshotError::TooLarge.to_string());
+    fails();
+    assert_eq!(disk.orders.trouble().unwrap().since, first.since);
+}
+
+#[tokio::test]
+async fn file_that_the_writer_cannot_record_is_removed() {
+    let (mut disk, mut maker) = Disk::new().await;
+    disk.write(100, 10).await;
+    maker.inputs.records = mpsc::channel(1).0;
+    let made = maker.make(None).await;
+    assert!(matches!(made, Err(NotWritten::Stopping)), "{made:?}");
+    assert_eq!(disk.files(), [] as [String; 0]);
 }
 
 #[tokio::test]

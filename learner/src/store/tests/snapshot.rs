@@ -248,10 +248,9 @@ async fn file_without_checksums_of_its_marks_is_upgraded() {
     writer.store.close().await.unwrap();
     let path = directory.path().join(FILE);
     let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await.unwrap();
-    sqlx::raw_sql("ALTER TABLE digest DROP COLUMN checksum; PRAGMA user_version = 5")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    let earlier = "ALTER TABLE digest DROP COLUMN checksum; ALTER TABLE state DROP COLUMN configuration; \
+                   PRAGMA user_version = 5";
+    sqlx::raw_sql(earlier).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     for _ in 0..2 {
         let opened = open(directory.path(), CLUSTER).await.unwrap();

@@ -5,6 +5,7 @@ use crate::verdict::learner as learner_progress;
 use paxos_client::raw::RoleReport;
 use paxos_proto::v1::{
     AcceptorLink, InstallingSnapshot, LearnerStatusResponse, ProposerPhase, ProposerStatusResponse,
+    SnapshotFailure,
 };
 
 /// The answer of the proposer at this port.
@@ -72,6 +73,25 @@ fn own_words_count_more_than_old_reports() {
     let learner = verdict.peers.iter().find_map(learner_progress).unwrap();
     assert_eq!(learner.applied_to, 120);
     assert!(verdict.peers.iter().all(|peer| peer.source == Source::Itself));
+}
+
+#[test]
+fn learner_without_a_snapshot_is_degraded_with_the_reason() {
+    let mut status = cluster(&[proposer(7101, true), learner(7201, 1, &[])]);
+    let mut own = own_learner(7201, 120);
+    let failure = SnapshotFailure {
+        reason: "the state is too large".to_owned(),
+        failing_ms: 61_500,
+    };
+    own.answer.as_mut().unwrap().snapshot_failure = Some(failure);
+    status.learners = vec![own];
+    let found = problems(&status);
+    assert!(
+        found.contains(
+            "learner http://127.0.0.1:7201 has not been able to make a snapshot for 61 s: the state is too large"
+        ),
+        "{found}"
+    );
 }
 
 #[test]
