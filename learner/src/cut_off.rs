@@ -6,7 +6,9 @@
 //! - *While the learner runs*: the position is below the log of any acceptor, and has not moved for a while. The
 //!   learner may hold votes of this acceptor for slots that the acceptor has trimmed since, and other acceptors may have
 //!   the rows. So a learner that moves is never cut off, and a learner that stands still is, even if another acceptor has
-//!   the rows: these rows may never be proved, because too few acceptors have them.
+//!   the rows: these rows may never be proved, because too few acceptors have them. The time is shorter once too few
+//!   acceptors can have the rows: then only the watermark of an acceptor with the rows can prove the rows, and a late
+//!   acceptor may be without this watermark until a snapshot lifts the acceptor.
 //!
 //! A cut off learner installs the snapshot that ends lowest above its position. So each installation raises the position,
 //! and a learner that installs again and again reaches the highest beginning of a log.
@@ -20,7 +22,7 @@
 
 use std::time::{Duration, Instant};
 
-use paxos_common::paxos::slot::Slot;
+use paxos_common::paxos::{quorum::Electorate, slot::Slot};
 
 use crate::trims::TrimReport;
 
@@ -113,9 +115,37 @@ impl GivenUp {
     }
 }
 
+/// The acceptors that prove a slot by votes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotVoters {
+    pub(crate) members: usize,
+    /// Size of a quorum of votes.
+    pub(crate) quorum: usize,
+}
+
+impl SlotVoters {
+    pub(crate) fn of(electorate: &Electorate) -> Self {
+        Self {
+            members: electorate.members().len(),
+            quorum: electorate.quorums().phase2(),
+        }
+    }
+
+    /// Whether enough acceptors for a quorum may have a row of the slot. A trimmed row never comes back.
+    fn may_prove(self, slot: Slot, reports: &[TrimReport]) -> bool {
+        let without = reports.iter().filter(|report| report.trimmed_to > slot).count();
+        self.members.saturating_sub(without) >= self.quorum
+    }
+}
+
+/// The part of the patience that remains once votes alone cannot prove the next slot: 3 tenths, so that a value feed has
+/// time for three acceptors.
+const WITHOUT_VOTES: (u32, u32) = (3, 10);
+
 /// Decides while the learner runs.
 #[derive(Debug)]
 pub(crate) struct Standstill {
+    voters: SlotVoters,
     /// How long the position may stand still below the log of an acceptor.
     patience: Duration,
     given_up: GivenUp,
@@ -124,8 +154,9 @@ pub(crate) struct Standstill {
 }
 
 impl Standstill {
-    pub(crate) fn new(patience: Duration, given_up: GivenUp) -> Self {
+    pub(crate) fn new(patience: Duration, given_up: GivenUp, voters: SlotVoters) -> Self {
         Self {
+            voters,
             patience,
             given_up,
             stands: None,
@@ -140,7 +171,12 @@ impl Standstill {
         }
         let stands = self.stands.filter(|(slot, _)| *slot == position);
         let (_, since) = *self.stands.insert(stands.unwrap_or((position, now)));
-        now.saturating_duration_since(since) >= self.patience * self.given_up.factor_at(position)
+        let mut patience = self.patience * self.given_up.factor_at(position);
+        if !self.voters.may_prove(position, reports) {
+            let (part, whole) = WITHOUT_VOTES;
+            patience = patience * part / whole;
+        }
+        now.saturating_duration_since(since) >= patience
     }
 }
 

@@ -12,7 +12,8 @@ use tokio::{
 };
 
 use crate::{
-    cut_off::{GivenUp, Standstill},
+    cluster::Cluster,
+    cut_off::{GivenUp, SlotVoters, Standstill},
     driver::DriverEvent,
     trims::TrimBound,
 };
@@ -30,6 +31,8 @@ pub(crate) struct PositionWatch {
     /// How long the position may stand still.
     pub(crate) patience: Duration,
     pub(crate) given_up: GivenUp,
+    /// The members of each era prove slots by votes.
+    pub(crate) cluster: Arc<Cluster>,
 }
 
 impl PositionWatch {
@@ -39,12 +42,20 @@ impl PositionWatch {
     /// # Cancel safety
     /// Safe: the task only asks.
     pub(crate) async fn until_cut_off(self) -> Option<Slot> {
-        let mut standstill = Standstill::new(self.patience, self.given_up);
+        let begin = || {
+            let present = self.cluster.present();
+            let voters = SlotVoters::of(present.electorate());
+            let standstill = Standstill::new(self.patience, self.given_up, voters);
+            (present.era(), standstill)
+        };
+        let (mut era, mut standstill) = begin();
         let mut highest = self.trims.follow_highest();
         loop {
             let is_below = *highest.borrow_and_update() > *self.next.borrow();
+            if !is_below || self.cluster.present().era() != era {
+                (era, standstill) = begin();
+            }
             if !is_below {
-                standstill = Standstill::new(self.patience, self.given_up);
                 highest.changed().await.ok()?;
                 continue;
             }

@@ -330,6 +330,7 @@ impl Starter {
             trims: Arc::clone(trims),
             patience: self.config.stall_timeout * STANDSTILL,
             given_up,
+            cluster: Arc::clone(cluster),
         };
         shutdown.spawn_until_stop(async move {
             if let Some(position) = position.until_cut_off().await {

@@ -36,10 +36,40 @@ fn learner_at_start_is_cut_off_below_all_logs_of_a_quorum() {
     assert_eq!(look(0, &[10, 20, 0]), served(2, &[10, 20, 0]));
 }
 
+/// Votes alone can always prove a slot.
+const MANY: SlotVoters = SlotVoters {
+    members: usize::MAX,
+    quorum: 1,
+};
+
+#[test]
+fn learner_is_cut_off_sooner_when_votes_alone_cannot_prove_its_position() {
+    let begin = Instant::now();
+    let voters = SlotVoters {
+        members: 3,
+        quorum: 2,
+    };
+    // The seconds until the learner is cut off.
+    let cut_off_after = |trimmed_to: &[u64]| {
+        let mut standstill = Standstill::new(Duration::from_secs(10), GivenUp::default(), voters);
+        (0..).find(|&second| {
+            let now = begin + Duration::from_secs(second);
+            standstill.look(slot(7), &reports(trimmed_to), now)
+        })
+    };
+    // Two acceptors may have the row of slot 7. The third may be away.
+    assert_eq!(cut_off_after(&[8, 7, 0]), Some(10));
+    assert_eq!(cut_off_after(&[8]), Some(10));
+    // At most one acceptor has the row.
+    assert_eq!(cut_off_after(&[8, 9, 0]), Some(3));
+    assert_eq!(cut_off_after(&[8, 9]), Some(3));
+    assert_eq!(cut_off_after(&[8, 9, 10]), Some(3));
+}
+
 #[test]
 fn running_learner_is_cut_off_when_it_stands_still_below_a_log() {
     let begin = Instant::now();
-    let mut standstill = Standstill::new(Duration::from_secs(10), GivenUp::default());
+    let mut standstill = Standstill::new(Duration::from_secs(10), GivenUp::default(), MANY);
     let mut look = |position, trimmed_to: &[u64], second| {
         let now = begin + Duration::from_secs(second);
         standstill.look(slot(position), &reports(trimmed_to), now)
@@ -86,7 +116,7 @@ fn chain_of_installations_ends_at_the_highest_log() {
             let uuids = (1..=acceptors).map(|number| AcceptorUuid::from_u128(number.into()));
             let mut logs: BTreeMap<_, _> = uuids.map(|uuid| (uuid, slot(random(50)))).collect();
             let (mut position, mut trims, mut installations) = (slot(random(50)), 0_u64, 0_u64);
-            let mut standstill = Standstill::new(Duration::from_secs(10), GivenUp::default());
+            let mut standstill = Standstill::new(Duration::from_secs(10), GivenUp::default(), MANY);
             let mut now = Instant::now();
             while logs.values().any(|log| *log > position) {
                 let reports = logs.iter();
@@ -149,7 +179,7 @@ fn learner_stands_still_for_longer_after_each_installation_given_up() {
     let mut given_up = GivenUp::default();
     // The seconds until the learner is cut off at a position.
     let mut cut_off_after = |position: u64| {
-        let mut standstill = Standstill::new(Duration::from_secs(10), given_up);
+        let mut standstill = Standstill::new(Duration::from_secs(10), given_up, MANY);
         let mut look = |second| {
             let now = begin + Duration::from_secs(second);
             standstill.look(slot(position), &reports(&[100]), now)

@@ -198,7 +198,11 @@ impl ModelLearner {
             }
             Phase::Learning(stood) => {
                 let position = cluster.learned(self.position);
-                let mut standstill = Standstill::new(PATIENCE, self.given_up);
+                let voters = SlotVoters {
+                    members: 3,
+                    quorum: QUORUM,
+                };
+                let mut standstill = Standstill::new(PATIENCE, self.given_up, voters);
                 standstill.stands = stood.map(|(stood_at, ticks)| (slot(stood_at), now - TICK * ticks));
                 if standstill.look(slot(position), &reports, now) {
                     return Self {
