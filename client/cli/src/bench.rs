@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     connection::ConnectionArgs,
+    json::uint64,
     output::{OutputArgs, judged},
     signals::{self, Left, interruptible},
 };
@@ -34,9 +35,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// Appends to the log as fast as the cluster allows, with a fixed number of operations in flight.
 ///
-/// With --reads, this share of the operations are linearizable reads, answered by learners, of 64 registers with keys
-/// that begin with paxos-bench/. The registers are written first, and written again by the other operations. The
-/// registers stay in the cluster.
+/// With --reads, this share of the operations are linearizable reads, answered by learners, of registers with keys that
+/// begin with paxos-bench/. The registers are written first, and written again by the other operations. The registers stay
+/// in the cluster.
 ///
 /// Also prints the CPU time of each role that runs on this machine, for each operation. Several roles in one process,
 /// as in `paxos dev`, share one number.
@@ -57,6 +58,10 @@ pub(crate) struct Args {
     /// Share of linearizable reads among the operations, in per cent; the rest are proposals
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = value_parser!(u8).range(0..=100))]
     reads: u8,
+
+    /// With --reads: number of registers, 1 to 10,000,000
+    #[arg(long, value_name = "N", default_value = "64", value_parser = value_parser!(u32).range(1..=10_000_000))]
+    registers: u32,
 
     /// Send each proposal as a separate call, instead of through the client library's stream
     #[arg(long)]
@@ -85,6 +90,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         unary: args.unary,
         exactly_once: args.exactly_once,
         reads_percent: args.reads,
+        registers: usize::try_from(args.registers).unwrap_or(usize::MAX),
     };
     Box::pin(interruptible(Left::Write, load.prepare())).await?;
     let processes = Box::pin(interruptible(Left::Nothing, async {
@@ -135,6 +141,7 @@ fn report(args: &Args, tally: &BenchTally, used: &[UsedCpu], elapsed: Duration) 
     report["in_flight"] = json!(args.in_flight);
     report["value_bytes"] = json!(args.value_bytes);
     report["reads_percent"] = json!(args.reads);
+    report["registers"] = uint64(args.registers.into());
     report["unary"] = json!(args.unary);
     report["exactly_once"] = json!(args.exactly_once);
     report

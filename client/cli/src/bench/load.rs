@@ -1,7 +1,7 @@
 //! The load of the measurement: proposals and linearizable reads, in the given shares.
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use paxos_client::{Client, ProposeError, ReadError, Register, Version, WriteError};
 use paxos_common::service::failure::Failure;
 use paxos_proto::v1::{Append, Command, Put, command::Operation};
@@ -10,9 +10,8 @@ use tokio::{sync::watch, time::Instant};
 use super::tally::BenchTally;
 use crate::{connection::propose_failure, key::write_failure};
 
-/// Number of registers for reads and writes: few enough to write all at once, and enough that the choice of a register
-/// matters little.
-const REGISTERS: usize = 64;
+/// Number of registers written at the same time before the measurement.
+const WRITES_MAX: usize = 256;
 
 /// The work of each worker.
 #[derive(Clone)]
@@ -24,6 +23,8 @@ pub(super) struct Load {
     pub(super) exactly_once: bool,
     /// The share of reads, in per cent, 0 to 100.
     pub(super) reads_percent: u8,
+    /// Number of registers for reads and writes, at least 1.
+    pub(super) registers: usize,
 }
 
 impl Load {
@@ -32,11 +33,12 @@ impl Load {
         if self.reads_percent == 0 {
             return self.propose(0).await.map(drop).map_err(propose_failure);
         }
-        let writes = (0..REGISTERS).map(|place| {
+        let writes = stream::iter(0..self.registers).map(|place| {
             let value = self.value.clone();
-            self.client.put(key(place), value)
+            self.client.put(self.key(place), value)
         });
-        try_join_all(writes).await.map(drop).map_err(write_failure)
+        let written = writes.buffer_unordered(WRITES_MAX).map_ok(drop);
+        written.try_collect().await.map_err(write_failure)
     }
 
     /// Keeps one operation in flight until `stopped` is true. Waits for the last operation, and counts the last
@@ -68,7 +70,7 @@ impl Load {
             Operation::Append(Append { record: value })
         } else {
             Operation::Put(Put {
-                key: key(place),
+                key: self.key(place),
                 value,
                 condition: None,
             })
@@ -89,17 +91,17 @@ impl Load {
         if self.reads_percent == 0 {
             self.client.append(value).await
         } else {
-            self.client.put(key(place), value).await
+            self.client.put(self.key(place), value).await
         }
     }
 
     async fn read(&self, place: usize) -> Result<Option<Register>, ReadError> {
-        self.client.get(key(place)).await
+        self.client.get(self.key(place)).await
     }
-}
 
-fn key(place: usize) -> Bytes {
-    format!("paxos-bench/{:02}", place % REGISTERS).into()
+    fn key(&self, place: usize) -> Bytes {
+        format!("paxos-bench/{:02}", place % self.registers).into()
+    }
 }
 
 /// Chooses between reads and proposals, evenly mixed.

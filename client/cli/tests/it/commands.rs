@@ -188,6 +188,8 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
         "bench",
         "--reads",
         "50",
+        "--registers",
+        "300",
         "--duration",
         "200ms",
         "--output",
@@ -201,6 +203,8 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
             && integer(&mixed["proposals"]).unwrap() > 0,
         "{mixed}"
     );
+    let written = stdout(&dev.run(&["get", "--prefix", "paxos-bench/"]).await);
+    assert_eq!(written.lines().count(), 300);
     let reads = stdout(&dev.run(&["bench", "--reads", "100", "--duration", "200ms"]).await);
     assert!(
         reads.starts_with("reads ") && reads.contains("failed     0\nCPU        µs for each operation: acceptor+"),
