@@ -180,7 +180,7 @@ impl NewSnapshotFile {
                     remove(&path);
                 }
             })?;
-            Ok(UnrecordedFile(is_new.then(|| path.clone())))
+            Ok::<_, io::Error>(UnrecordedFile(is_new.then(|| path.clone())))
         };
         let unrecorded = published().map_err(|source| failed(&making.0, free_min, source))?;
         let file = SnapshotFile {
