@@ -143,6 +143,20 @@ impl Instruments {
         );
         let seen = Arc::clone(shared);
         metrics.gauge(
+            "paxos.acceptor.era",
+            "",
+            "Era of the stored configuration; 0 for a blank acceptor too",
+            move || seen.published().leadership.promised.era().get(),
+        );
+        let seen = Arc::clone(shared);
+        metrics.gauge(
+            "paxos.acceptor.member",
+            "",
+            "1 if the stored configuration lists this acceptor: its votes count",
+            move || u64::from(seen.formed().is_some() && !seen.published().is_outside()),
+        );
+        let seen = Arc::clone(shared);
+        metrics.gauge(
             "paxos.acceptor.no_space",
             "",
             "1 while the disk has too little space: this acceptor promises and accepts nothing",
