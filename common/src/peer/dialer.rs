@@ -46,9 +46,13 @@ impl Dialer {
         self.tls.is_some()
     }
 
-    /// Whether addresses of this scheme are dialled.
+    /// Whether addresses of this scheme are dialled. Warns of each other address once.
     pub fn accepts(&self, address: &Address) -> bool {
-        self.refusal(address).is_none()
+        let refusal = self.refusal(address);
+        if let Some(refusal) = &refusal {
+            self.warn_once(address, refusal);
+        }
+        refusal.is_none()
     }
 
     /// Why an address of the other scheme is not dialled.
@@ -124,7 +128,10 @@ impl Dialer {
     fn warn_once(&self, address: &Address, refusal: &str) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.len() < WARNED_MAX && warned.insert(address.clone()) {
-            tracing::warn!(%address, refusal, "an address of the other scheme is ignored");
+            tracing::warn!(
+                %address, refusal,
+                "an address of the other scheme is ignored: check --advertise and --tls-… of the process there"
+            );
         }
     }
 }
@@ -209,10 +216,19 @@ mod tests {
     fn only_the_wrong_scheme_is_warned_of_and_only_once() {
         let dialer = Dialer::default();
         let wrong: Address = "https://a:1".parse().unwrap();
-        assert!(dialer.accepts(&"http://a:1".parse().unwrap()) && !dialer.accepts(&wrong));
+        assert!(dialer.accepts(&"http://a:1".parse().unwrap()));
+        assert!(dialer.warned.lock().unwrap().is_empty());
         for _ in 0..3 {
+            assert!(!dialer.accepts(&wrong));
             drop(dialer.connector(&wrong, None));
+            assert_eq!(dialer.warned.lock().unwrap().len(), 1);
         }
-        assert_eq!(dialer.warned.lock().unwrap().len(), 1);
+        let other: Address = "https://b:1".parse().unwrap();
+        drop(dialer.connector(&other, None));
+        assert_eq!(
+            dialer.warned.lock().unwrap().len(),
+            2,
+            "a connection is refused too"
+        );
     }
 }
