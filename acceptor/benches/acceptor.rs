@@ -52,7 +52,10 @@ impl Voter {
             value: Value::from_stored(Bytes::from(vec![b'x'; VALUE_BYTES]), Bytes::new()),
         };
         let mut group = voter.core.group();
-        voter.core.store_configuration(&mut group, &configuration).unwrap();
+        voter
+            .core
+            .store_configuration(&mut group, &configuration)
+            .unwrap();
         voter
             .core
             .complete_configuration(&mut group, &configuration)

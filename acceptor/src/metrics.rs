@@ -246,7 +246,16 @@ impl Instruments {
         if shared.formed().is_none() {
             return Err("this acceptor belongs to no formed cluster yet".into());
         }
-        if shared.published().no_space {
+        let published = shared.published();
+        if published.is_outside() {
+            let era = published.leadership.promised.era();
+            return Err(format!(
+                "this acceptor is no member of its cluster in era {era}: if it was removed, it may be stopped; `paxos member` \
+                 adds a new acceptor"
+            )
+            .into());
+        }
+        if published.no_space {
             return Err(
                 "too little space is left on the disk: this acceptor promises and accepts nothing".into(),
             );

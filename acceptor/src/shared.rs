@@ -45,6 +45,16 @@ pub(crate) struct Published {
     pub(crate) least_version: u32,
 }
 
+impl Published {
+    /// Whether this acceptor has a configuration that does not list this acceptor: it joins, or was removed.
+    pub(crate) fn is_outside(&self) -> bool {
+        match &*self.membership {
+            Membership::Formed(configuration) => !configuration.members().contains_key(&self.stamp.acceptor),
+            Membership::Blank | Membership::Seeded(_) | Membership::Forming(_) => false,
+        }
+    }
+}
+
 /// State shown by the worker to the rest of the process.
 #[derive(Debug)]
 pub(crate) struct Shared {

@@ -101,12 +101,12 @@ pub enum StoreError {
         /// The given name.
         asked: String,
     },
-    /// The members of the cluster have changed, or were to change.
+    /// The cluster uses a later protocol version than that of this release.
     #[error(
-        "the members of this acceptor's cluster have changed, or were to change: only releases of protocol version {0} or later \
-         can use the data directory. Use such a release"
+        "the cluster of this acceptor uses protocol version {0}: only releases of protocol version {0} or later can use the \
+         data directory. Use such a release"
     )]
-    LaterEra(u32),
+    LaterProtocol(u32),
     /// Another process holds a lock on this file. Nothing was written.
     #[error("another process holds a lock on {}", .0.display())]
     LockedByOther(PathBuf),
@@ -132,7 +132,7 @@ impl From<StoreError> for Failure {
             | StoreError::Malformed { .. }
             | StoreError::LockedByOther(_)
             | StoreError::Unfinished(_) => Self::storage(error),
-            StoreError::OtherAcceptor { .. } | StoreError::LaterEra(_) => Self::refused(error),
+            StoreError::OtherAcceptor { .. } | StoreError::LaterProtocol(_) => Self::refused(error),
             StoreError::Unusable { file, source } => {
                 Self::from(source).context(format!("cannot open {}", file.display()))
             }
@@ -161,7 +161,7 @@ impl StoreError {
             | Self::Unusable { .. }
             | Self::LockedByOther(_)
             | Self::Unfinished(_)
-            | Self::LaterEra(_)
+            | Self::LaterProtocol(_)
             | Self::OtherAcceptor { .. } => self,
         }
     }
@@ -179,7 +179,7 @@ impl StoreError {
             Self::Unusable { .. }
             | Self::LockedByOther(_)
             | Self::Unfinished(_)
-            | Self::LaterEra(_)
+            | Self::LaterProtocol(_)
             | Self::OtherAcceptor { .. }
             | Self::Sqlite(_) => false,
         }

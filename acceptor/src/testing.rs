@@ -264,11 +264,21 @@ impl Cluster {
     /// Sends the request for votes to the worker, from a leader with the watermark `chosen_to`; returns the receiver of
     /// the answer.
     pub(crate) fn accept_all(&self, slots: Range<u64>, chosen_to: u64) -> mpsc::Receiver<PlacedReply> {
+        self.accept_at(ballot(1), slots, chosen_to)
+    }
+
+    /// As [`Self::accept_all`], from the leader of this ballot.
+    pub(crate) fn accept_at(
+        &self,
+        ballot: Ballot,
+        slots: Range<u64>,
+        chosen_to: u64,
+    ) -> mpsc::Receiver<PlacedReply> {
         let (answers, replies) = AnswerSender::new();
         let value = Value::from_stored(Bytes::from_static(b"v"), Bytes::new());
         let proposals = slots.map(|number| (slot(number), value.clone()));
         let accept = Accept {
-            ballot: ballot(1),
+            ballot,
             sequence: 1,
             chosen_to: slot(chosen_to),
             proposals: proposals.collect(),

@@ -20,6 +20,9 @@
 //! restart (`--restart-max`), but only until the log has grown by two steps. A peer that departed within the longest restart still
 //! counts, with the last report.
 //!
+//! An acceptor *outside*, which its configuration does not list, takes and trims to a snapshot above the sound watermark at
+//! once: its leader brings one only if no member has the next row any more, and no learner attaches.
+//!
 //! A waiting snapshot above the cap for a minute counts for nothing, and the acceptor forgets the snapshot: a forged claim
 //! had raised the cap. This holds for a damaged file too: at the next start the record would raise the cap again. Only time
 //! with a leader counts: without a leader the cap does not move, and after a restart the record of the snapshot stands for
@@ -106,6 +109,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) cap: Slot,
     /// A leader is heard.
     pub(crate) has_leader: bool,
+    /// The present configuration does not list this acceptor.
+    pub(crate) is_outside: bool,
     /// A proposal at or above the cap was turned away for lack of space, and the cap has not moved since.
     pub(crate) is_leader_stuck: bool,
     /// The disk is low on space.
@@ -142,7 +147,7 @@ pub(crate) struct TrimDecision {
     pub(crate) trim: Option<SnapshotId>,
     /// What the next trim waits for; none if it waits for nothing.
     pub(crate) waits_for: Option<Hindrance>,
-    /// The acceptor is behind: every caller may send a snapshot above this slot.
+    /// The acceptor is behind, or outside: every caller may send a snapshot above this slot.
     pub(crate) lift_above: Option<Slot>,
     /// The waiting snapshot counts for nothing: it has ended above the cap for too long, or is suspect.
     pub(crate) ignores_waiting: bool,
@@ -241,7 +246,7 @@ impl TrimPolicy {
             (Err(_), Some(Err(hindrance))) | (Err(hindrance), None) => Some(hindrance.clone()),
         };
         let wish = wish.and_then(Result::ok);
-        let is_lifted = forbidden.is_none() && self.is_behind(facts);
+        let is_lifted = forbidden.is_none() && self.may_be_lifted(facts);
         TrimDecision {
             wish,
             trim: trim.ok(),
@@ -310,7 +315,7 @@ impl TrimPolicy {
         if waiting.to > facts.cap && !self.record_stands_for_claim(facts) {
             return Err(Hindrance::Cap { to: waiting.to });
         }
-        let lifts = waiting.to > facts.chosen_to && self.is_behind(facts);
+        let lifts = waiting.to > facts.chosen_to && self.may_be_lifted(facts);
         if lifts || facts.bottom_is_damaged() || self.needs_space(facts) {
             return if self.is_attaching(facts) {
                 Err(Hindrance::Start)
@@ -349,7 +354,7 @@ impl TrimPolicy {
 
     /// Whether learners may still attach again after the start.
     fn is_attaching(&self, facts: &Facts<'_>) -> bool {
-        self.is_younger(facts, ATTACH_MAX.min(self.restart_max))
+        !facts.is_outside && self.is_younger(facts, ATTACH_MAX.min(self.restart_max))
     }
 
     /// Whether the process started less than this time ago.
@@ -397,8 +402,18 @@ impl TrimPolicy {
         let stands = self
             .moved
             .is_some_and(|(_, at)| facts.now.saturating_duration_since(at) >= BEHIND_AFTER);
+        stands && self.lacks_slots(facts)
+    }
+
+    /// Whether any caller may send a snapshot that lifts this acceptor.
+    fn may_be_lifted(&self, facts: &Facts<'_>) -> bool {
+        self.is_behind(facts) || (facts.is_outside && self.lacks_slots(facts))
+    }
+
+    /// Whether an active leader has reported slots that this acceptor lacks.
+    fn lacks_slots(&self, facts: &Facts<'_>) -> bool {
         let keeps_all = facts.is_low && self.retain_bytes == RetainBytes::All;
-        facts.has_leader && facts.chosen_to < facts.cap && stands && !keeps_all
+        facts.has_leader && facts.chosen_to < facts.cap && !keeps_all
     }
 
     /// Whether a trim shall make space on the disk.

@@ -1,4 +1,4 @@
-//! Eras in the store: rows, promises and configurations of later eras, and their refusal at a start.
+//! Eras in the store: rows, promises and configurations of later eras, and the refusal of later protocol versions at a start.
 #![allow(clippy::unwrap_used, reason = "only tests")]
 
 mod support;
@@ -15,6 +15,7 @@ use paxos_common::{
         quorum::Configuration,
     },
     service::failure::{Exit, Failure},
+    wire::PROTOCOL_VERSION,
 };
 use support::{
     accept, ballot,
@@ -115,11 +116,21 @@ async fn era_of_a_vote_is_covered_by_its_checksum() {
 }
 
 #[tokio::test]
-async fn directory_of_a_later_era_is_refused_and_left_unchanged() {
-    // Each of the two numbers is a reason alone.
-    for (promised, least_version) in [(later(1), 3), (later(1), 1), (ballot(4), 3)] {
-        is_refused_and_left_unchanged(promised, least_version).await;
+async fn directory_of_a_later_protocol_is_refused_and_left_unchanged() {
+    for promised in [later(1), ballot(4)] {
+        is_refused_and_left_unchanged(promised, PROTOCOL_VERSION + 1).await;
     }
+}
+
+#[tokio::test]
+async fn directory_of_a_later_era_is_opened_with_its_promise() {
+    let directory = tempfile::tempdir().unwrap();
+    let path: PathBuf = directory.path().to_owned();
+    write_later_era(&path).await.store.close().await;
+    let (store, opened) = open(&path, 2).await.unwrap();
+    assert_eq!(opened.recovered.promised, later(1));
+    assert_eq!(opened.recovered.membership.configuration().unwrap().era(), era());
+    store.close().await;
 }
 
 async fn is_refused_and_left_unchanged(promised: Ballot, least_version: u32) {
@@ -136,7 +147,7 @@ async fn is_refused_and_left_unchanged(promised: Ballot, least_version: u32) {
     for failure in [started, repaired] {
         assert_eq!(failure.code, Exit::Refused, "{failure}");
         assert!(
-            failure.to_string().contains("protocol version 3 or later"),
+            failure.to_string().contains("protocol version 4 or later"),
             "{failure}"
         );
     }

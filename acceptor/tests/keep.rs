@@ -7,7 +7,7 @@ use std::{fs, path::Path, time::Duration};
 
 use paxos_common::{
     paxos::{identity::ClusterId, quorum::Configuration, value::Value},
-    wire::{PROTOCOL_VERSION, caller},
+    wire::{TRIMS_VERSION, caller},
 };
 use paxos_proto::v1 as pb;
 use support::{
@@ -183,7 +183,7 @@ async fn asked_learner_sends_a_snapshot_and_the_log_is_trimmed_when_due() {
 
     // A release that knows no trimmed log.
     let mut older = caller(Some(cluster));
-    older.protocol_version = PROTOCOL_VERSION - 1;
+    older.protocol_version = TRIMS_VERSION - 1;
     let tail = pb::TailRequest {
         caller: Some(older),
         nonce: 1,
@@ -234,7 +234,7 @@ async fn peer_of_an_earlier_release_is_served_and_nothing_is_asked() {
     let mut leader = TestLeader::open(process.client(), cluster).await;
     let mut older = applied(7, 20, vec![]);
     older.caller = Some(caller(Some(cluster)));
-    older.caller.as_mut().unwrap().protocol_version = PROTOCOL_VERSION - 1;
+    older.caller.as_mut().unwrap().protocol_version = TRIMS_VERSION - 1;
     let _older = attach(&mut client, cluster, older).await;
     let _learner = attach(&mut client, cluster, applied(PEER, 20, vec![])).await;
     vote(&mut leader, 0..20).await;

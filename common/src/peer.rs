@@ -8,6 +8,8 @@ use tonic::{ConnectError, Status, transport::Uri};
 #[cfg(feature = "service")]
 pub mod acceptor;
 #[cfg(feature = "service")]
+mod address_book;
+#[cfg(feature = "service")]
 mod arrivals;
 mod connector;
 #[cfg(feature = "service")]
@@ -16,6 +18,8 @@ mod dialer;
 mod limits;
 mod stream;
 
+#[cfg(feature = "service")]
+pub use address_book::AddressBook;
 #[cfg(feature = "service")]
 pub use arrivals::{Arrivals, Watched};
 #[cfg(feature = "service")]

@@ -29,20 +29,16 @@ pub mod stored;
 
 pub use crate::paxos::era::CHANGES_VERSION;
 pub use accept::{AcceptReply, accept_request};
-pub use forming::{configuration_of_any_era, membership, membership_state};
+pub use forming::{membership, membership_state};
 pub use identity::{acceptor_uuid, cluster_id, read_stamp, read_witnesses, runs, stamp, witnesses};
 pub use promise::{prepare_request, rows};
 pub use report::check_report;
 
 /// The version of the contract in this release: see `types.proto`.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// The first version that knows a log with a first slot above 0. Later versions know such a log as well: the number stays
 /// when [`PROTOCOL_VERSION`] rises.
 pub const TRIMS_VERSION: u32 = 2;
-
-/// The last era served by this release. The cores know later eras; as long as no service changes members, messages of later
-/// eras are refused where they are read, so no part of a change can be adopted.
-pub const SERVED_ERA_MAX: Era = Era::FIRST;
 
 /// A message against the rules of its type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,17 +100,6 @@ pub enum Malformed {
         /// The slot.
         slot: Slot,
     },
-    /// A ballot or configuration of an era that this release does not serve.
-    #[error(
-        "{what} is of era {era}: the members of the cluster have changed, and this release serves era {SERVED_ERA_MAX} alone. \
-         Use a release of protocol version {CHANGES_VERSION} or later"
-    )]
-    LaterEra {
-        /// Name of the field.
-        what: &'static str,
-        /// The era.
-        era: Era,
-    },
     /// A field with a meaning that this release does not support.
     #[error("{0} is reserved, and must be 0")]
     Reserved(&'static str),
@@ -128,17 +113,6 @@ pub enum Malformed {
 
 fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Malformed> {
     field.ok_or(Malformed::Missing(name))
-}
-
-/// Checks that this release serves the era.
-///
-/// # Errors
-/// Names the field and the era.
-pub fn check_served(what: &'static str, era: Era) -> Result<(), Malformed> {
-    if era > SERVED_ERA_MAX {
-        return Err(Malformed::LaterEra { what, era });
-    }
-    Ok(())
 }
 
 /// Checks that SQLite can hold the number: SQLite's integers are signed.
@@ -175,7 +149,6 @@ impl TryFrom<pb::Ballot> for Ballot {
     fn try_from(ballot: pb::Ballot) -> Result<Self, Malformed> {
         let era = Era::new(ballot.era)?;
         let ballot = Self::new(ballot.round, ProposerId::new(ballot.proposer)?)?;
-        check_served("ballot", era)?;
         Ok(ballot.in_era(era))
     }
 }

@@ -12,7 +12,7 @@ use paxos_common::{
         witness::{Run, Witnesses},
     },
     peer::{
-        Address, Backoff, MessageLimits as _, Socket,
+        Address, AddressBook, Backoff, MessageLimits as _, Socket,
         acceptor::{AWAY_LONG, Unusable, answer_within, form, form_report, shown_runs},
     },
     trace::Span,
@@ -24,8 +24,6 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tonic::{Status, transport::Channel};
-
-use crate::addresses::AddressBook;
 
 /// Longest wait for the answer to a call, or for a stream to open.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(2);

@@ -42,15 +42,15 @@ use paxos_common::{
         slot::Slot,
         witness::{Guard, GuardFinding, Witnesses},
     },
-    peer::acceptor::{Unusable, check_cluster},
+    peer::{
+        AddressBook,
+        acceptor::{Unusable, check_cluster},
+    },
 };
 use paxos_proto::v1 as pb;
 use tokio::{sync::watch, time::timeout};
 
-use crate::{
-    acceptors::{CALL_DEADLINE, Introduction, ListedAcceptor},
-    addresses::AddressBook,
-};
+use crate::acceptors::{CALL_DEADLINE, Introduction, ListedAcceptor};
 
 /// A member in a run. The run agreed with everything remembered of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use paxos_common::{
         quorum::{Configuration, InvalidConfiguration},
     },
     peer::{
-        Address, MessageLimits as _,
+        Address, AddressBook, MessageLimits as _,
         acceptor::{Unusable, form, form_report},
     },
     sqlite::DataDir,
@@ -27,7 +27,6 @@ use tonic::transport::Channel;
 
 use crate::{
     acceptors::{CALL_DEADLINE, LoggedStanding, backoff},
-    addresses::AddressBook,
     cluster::addresses_of,
     store::stored_configuration,
 };
@@ -59,7 +58,7 @@ impl Finder<'_> {
         let addresses = self.book.given().iter();
         let addresses = addresses.map(|address| Arc::from(address.as_str()));
         let mut forming = Forming::new(addresses.collect()).of_cluster(self.cluster);
-        let mut places = Places::default();
+        let mut places = AskedPlaces::default();
         let mut backoff = backoff();
         let mut is_wait_logged = false;
         loop {
@@ -76,7 +75,7 @@ impl Finder<'_> {
             while let Some(known) = self.latest(&round).or(stored.as_ref())
                 && let Some(members) = round.unasked(known)
             {
-                // Nobody gave these addresses to this process: another cluster there is nobody's fault.
+                // These addresses were not given to this process: another cluster there is no conflict.
                 let cluster = Some(known.cluster_id());
                 self.ask(&members, cluster, &mut places, &mut round, &mut forming)
                     .await;
@@ -122,7 +121,7 @@ impl Finder<'_> {
         &self,
         addresses: &[Address],
         of: Option<ClusterId>,
-        places: &mut Places,
+        places: &mut AskedPlaces,
         round: &mut AskingRound,
         forming: &mut Forming,
     ) -> Option<AcceptorUuid> {
@@ -210,9 +209,9 @@ impl AskingRound {
 
 /// Connections to addresses, one for each.
 #[derive(Debug, Default)]
-struct Places(BTreeMap<Address, (AcceptorClient<Channel>, LoggedStanding)>);
+struct AskedPlaces(BTreeMap<Address, (AcceptorClient<Channel>, LoggedStanding)>);
 
-impl Places {
+impl AskedPlaces {
     fn connect(&mut self, address: &Address, book: &AddressBook) {
         self.0.entry(address.clone()).or_insert_with(|| {
             let client = AcceptorClient::new(book.dialer().to_acceptor(address)).with_message_limits();

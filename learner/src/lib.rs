@@ -25,7 +25,6 @@
 //! Every queue on the way is bounded: votes and values beyond the bound wait on the acceptor's disk.
 
 mod acceptors;
-mod addresses;
 mod apply;
 mod attach;
 mod barrier;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use paxos_common::{
     paxos::{identity::AcceptorUuid, message::Leadership, slot::Slot},
-    peer::{Address, Dialer},
+    peer::{Address, AddressBook, Dialer},
     service::{failure::Failure, shutdown::Shutdown},
     sqlite::DataDir,
     trace::Tracer,
@@ -17,7 +17,6 @@ use tokio::{
 use tokio_util::sync::DropGuard;
 
 use crate::{
-    addresses::AddressBook,
     attach::Reporter,
     catch_up::CatchUp,
     cluster::Cluster,

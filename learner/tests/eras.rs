@@ -1,23 +1,13 @@
 //! A learner across changes of members, and on lists of acceptors that are not the members, over real gRPC.
-#![expect(clippy::unwrap_used, reason = "in tests, helpers included")]
 
 use bytes::Bytes;
-use paxos_common::{
-    paxos::{era::Era, quorum::Configuration},
-    service::failure::Exit,
-    wire::{self, SERVED_ERA_MAX},
-};
+use paxos_common::{paxos::quorum::Configuration, service::failure::Exit, wire};
 use paxos_learner_testing::{
     FakeAcceptor, TestLearner, acceptors, ballot, ballot_in, blank_acceptors, change_all, changed, form,
     held, install, read, value, within_deadline,
 };
 use paxos_proto::v1::{self as pb, read_request};
 use tonic::Status;
-
-/// Whether the messages of later eras are read in this release.
-fn is_served() -> bool {
-    SERVED_ERA_MAX > Era::FIRST
-}
 
 /// The acceptors accept a value.
 fn accept(acceptors: &[&FakeAcceptor], ballot: pb::Ballot, slot: u64, value: &Bytes) {
@@ -72,9 +62,6 @@ async fn linearizable(learner: &TestLearner) -> Result<pb::ReadResponse, Status>
 
 #[tokio::test]
 async fn applied_change_moves_the_learner_to_the_new_members() {
-    if !is_served() {
-        return;
-    }
     let (all, next) = changing().await;
     let [one, two, three, four] = &all;
     let mut learner = TestLearner::start(&all[..3], None).await;
@@ -106,9 +93,6 @@ async fn applied_change_moves_the_learner_to_the_new_members() {
 
 #[tokio::test]
 async fn later_configuration_at_an_acceptor_is_adopted_and_kept_across_a_restart() {
-    if !is_served() {
-        return;
-    }
     let (all, next) = changing().await;
     let [one, two, three, four] = &all;
     let directory = tempfile::tempdir().unwrap();
@@ -137,9 +121,6 @@ async fn later_configuration_at_an_acceptor_is_adopted_and_kept_across_a_restart
 
 #[tokio::test]
 async fn one_right_address_or_a_removed_acceptor_leads_to_the_cluster() {
-    if !is_served() {
-        return;
-    }
     let (all, next) = changing().await;
     let [one, two, three, four] = &all;
     // Acceptor 1 was removed and knows, acceptor 2 does not know yet, and acceptor 4 is right.
@@ -157,9 +138,6 @@ async fn one_right_address_or_a_removed_acceptor_leads_to_the_cluster() {
 
 #[tokio::test]
 async fn read_across_a_change_waits_for_the_new_members() {
-    if !is_served() {
-        return;
-    }
     let (all, next) = changing().await;
     let [one, two, three, four] = &all;
     let mut learner = TestLearner::start(&all[..3], None).await;

@@ -49,13 +49,6 @@ struct RunningChange {
     configuration: Arc<Configuration>,
     stages: watch::Sender<ChangeStage>,
     taken: Arc<AtomicU64>,
-    uploads: BTreeMap<AcceptorUuid, AbortHandle>,
-}
-
-impl Drop for RunningChange {
-    fn drop(&mut self) {
-        self.uploads.values().for_each(AbortHandle::abort);
-    }
 }
 
 /// The change under way, and the requests that the core has not seen yet.
@@ -63,6 +56,15 @@ impl Drop for RunningChange {
 pub(crate) struct Changes {
     running: Option<RunningChange>,
     asked: Vec<AskedChange>,
+    /// Uploads of snapshots, also for a change found by the campaign of this proposer: no caller asked this proposer for such a
+    /// change.
+    uploads: BTreeMap<AcceptorUuid, AbortHandle>,
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.end_uploads();
+    }
 }
 
 /// Whether no further stage follows.
@@ -88,7 +90,6 @@ impl Changes {
             configuration,
             stages: watch::Sender::new(stage),
             taken: Arc::default(),
-            uploads: BTreeMap::new(),
         });
         ChangeNews {
             stages: running.stages.subscribe(),
@@ -104,22 +105,27 @@ impl Changes {
         }
         if ended {
             self.running = None;
+            self.end_uploads();
         }
     }
 
-    /// Counts the bytes of uploads to joiners; none without a change.
-    pub(crate) fn taken(&self) -> Option<Arc<AtomicU64>> {
-        Some(Arc::clone(&self.running.as_ref()?.taken))
+    /// Counts the bytes of uploads to joiners.
+    pub(crate) fn taken(&self) -> Arc<AtomicU64> {
+        let running = self.running.as_ref();
+        running.map_or_else(Arc::default, |running| Arc::clone(&running.taken))
     }
 
-    /// Notes the upload to a joiner: it ends with the change at the latest. An earlier upload to the joiner ends.
+    /// Notes the upload to a joiner: the end of a change ends all uploads. An earlier upload to the joiner ends.
     pub(crate) fn uploading(&mut self, joiner: AcceptorUuid, upload: AbortHandle) {
-        let Some(running) = &mut self.running else {
-            return upload.abort();
-        };
-        if let Some(earlier) = running.uploads.insert(joiner, upload) {
+        if let Some(earlier) = self.uploads.insert(joiner, upload) {
             earlier.abort();
         }
+    }
+
+    fn end_uploads(&mut self) {
+        std::mem::take(&mut self.uploads)
+            .values()
+            .for_each(AbortHandle::abort);
     }
 
     pub(crate) fn shown(&self) -> Option<ShownChange> {
@@ -168,20 +174,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn uploads_end_with_the_change() {
+    async fn uploads_end_with_the_change_or_with_the_driver() {
         let upload = || tokio::spawn(std::future::pending::<()>());
         let mut changes = Changes::default();
         let joiner = AcceptorUuid::from_u128(4);
-        let late = upload();
-        changes.uploading(joiner, late.abort_handle());
-        assert!(late.await.unwrap_err().is_cancelled(), "no change is under way");
+        // For a change that the campaign has found: no caller has asked this proposer.
+        let (found, first, second, last) = (upload(), upload(), upload(), upload());
+        changes.uploading(joiner, found.abort_handle());
+        tokio::task::yield_now().await;
+        assert!(!found.is_finished());
         drop(changes.accepted(configuration(), copying(0)));
-        let (first, second) = (upload(), upload());
         changes.uploading(joiner, first.abort_handle());
+        assert!(found.await.unwrap_err().is_cancelled());
         changes.uploading(joiner, second.abort_handle());
         assert!(first.await.unwrap_err().is_cancelled());
         assert!(!second.is_finished());
         changes.reached(ChangeStage::Unknown);
         assert!(second.await.unwrap_err().is_cancelled());
+        changes.uploading(joiner, last.abort_handle());
+        drop(changes);
+        assert!(last.await.unwrap_err().is_cancelled());
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    addresses::AddressBook,
+    addresses::LinkBook,
     ask,
     changes::Changes,
     clock::{Clock, stood_still},
@@ -88,7 +88,7 @@ impl Link {
 pub(crate) struct Driver {
     core: Proposer,
     cluster: ClusterId,
-    book: Arc<AddressBook>,
+    book: Arc<LinkBook>,
     dialer: Dialer,
     address: Address,
     leader_timeout: Duration,

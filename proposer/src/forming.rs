@@ -8,7 +8,7 @@ use paxos_common::{
     paxos::{
         forming::{FormAction, FormReport, Forming},
         identity::ClusterId,
-        quorum::Configuration,
+        quorum::{Configuration, MemberEntry},
     },
     peer::{
         Address, Backoff, Dialer,
@@ -19,14 +19,14 @@ use paxos_common::{
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
 use tonic::{Code, transport::Channel};
 
-use crate::addresses::AddressBook;
+use crate::addresses::LinkBook;
 
 /// A formed cluster and the acceptors' addresses.
 #[derive(Debug)]
 pub(crate) struct FormedCluster {
     /// The latest configuration reported by the acceptors.
     pub(crate) configuration: Configuration,
-    pub(crate) book: Arc<AddressBook>,
+    pub(crate) book: Arc<LinkBook>,
     /// Opens connections to the acceptors and to other proposers.
     pub(crate) dialer: Dialer,
 }
@@ -113,12 +113,12 @@ pub(crate) fn addresses_of(configuration: &Configuration) -> String {
 /// The listed acceptors, by address.
 struct ListedAcceptors {
     clients: BTreeMap<Arc<str>, AcceptorClient<Channel>>,
-    book: Arc<AddressBook>,
+    book: Arc<LinkBook>,
 }
 
 impl ListedAcceptors {
     fn new(addresses: &[Address], dialer: &Dialer) -> Self {
-        let book = Arc::new(AddressBook::new(addresses.to_vec(), dialer.clone()));
+        let book = Arc::new(LinkBook::new(addresses.to_vec(), dialer.clone()));
         let client = |address| AcceptorClient::new(book.channel(address));
         let clients = addresses.iter();
         let clients = clients.map(|address| (Arc::from(address.as_str()), client(address)));
@@ -171,7 +171,12 @@ impl ListedAcceptors {
     async fn complete(&self, configuration: &Configuration, targets: &[Arc<str>], lost: &[Arc<str>]) {
         for address in lost {
             let reason = Unusable::Blank;
-            tracing::error!(%address, %reason, "acceptor refused: it is not counted");
+            let is_place = |member: &MemberEntry| member.address == *address;
+            if configuration.members().values().any(is_place) {
+                tracing::error!(%address, %reason, "acceptor refused: it is not counted");
+            } else {
+                tracing::info!(%address, "a blank acceptor is no member: `paxos member add` makes it a member");
+            }
         }
         let step = Step::Complete(pb::Configuration::from(configuration));
         // Nothing depends on these answers: one formed member proves that all members have stored the list. The links repeat

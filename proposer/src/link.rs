@@ -1,7 +1,7 @@
-//! The link to one acceptor: the introduction and a standing `Attach` stream, reopened after each break. The addresses of
-//! the acceptor are tried in turn.
+//! The link to one acceptor: the introduction and a standing `Attach` stream, reopened after each break. The link looks for
+//! the acceptor at each of its addresses.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use paxos_common::{
@@ -17,11 +17,7 @@ use paxos_common::{
         Address, Arrivals, Backoff, MessageLimits as _,
         acceptor::{AWAY_LONG, Unusable, answer_within},
     },
-    service::{
-        alarm::{Alarm, until_next},
-        config::version,
-        shutdown::Shutdown,
-    },
+    service::{alarm::Alarm, shutdown::Shutdown},
     wire,
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
@@ -34,29 +30,26 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::{
-    addresses::AddressBook,
+    addresses::LinkBook,
     clock::Clock,
     input::{Input, LinkId, LinkReport, OpenLink},
     view::View,
 };
 
 mod introduction;
+mod reports;
 
-use introduction::{Others, TableReport, ask_others, client, introduce};
+use introduction::{Others, TableReport, ask_others, client, introduce, look};
+use reports::{Reports, leave};
 
 /// Maximum time for an acceptor to introduce itself, and to open a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Report interval of a calm (not watchful) proposer, unless half of the leader timeout is longer. Each report wakes
-/// both processes, and acceptors report changes at once.
-const CALM_REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// Time without an answer at an address of the acceptor, after which the next address is asked as well.
+const HEDGE_AFTER: Duration = Duration::from_millis(100);
 
 /// Maximum wait of a stop for an acceptor to take the last report.
 const LEAVING_MAX: Duration = Duration::from_millis(200);
-
-/// Maximum number of reports with a remembered time of sending. An answer to an older report is as old as the
-/// connection.
-const REPORTS_REMEMBERED: usize = 64;
 
 /// Open time after which a link has lasted: the next waits are short again. An uncounted acceptor must show its runs
 /// repeatedly, on links that never last.
@@ -68,7 +61,7 @@ pub(crate) struct LinkContext {
     pub(crate) cluster: ClusterId,
     /// The configuration of this proposer. Another one ends all links.
     pub(crate) configuration: Arc<Configuration>,
-    pub(crate) book: Arc<AddressBook>,
+    pub(crate) book: Arc<LinkBook>,
     pub(crate) proposer: ProposerId,
     /// URL of this proposer for other processes.
     pub(crate) address: Address,
@@ -108,8 +101,6 @@ pub(crate) struct LinkTarget {
 /// How far an attempt to open the link has come.
 #[derive(Debug, Default)]
 struct Attempt {
-    /// The acceptor was found: no other address leads to it.
-    is_found: bool,
     opened_at: Option<Instant>,
 }
 
@@ -164,30 +155,67 @@ pub(crate) async fn keep(target: LinkTarget, context: LinkContext, stop: Cancell
     }
 }
 
-/// Tries the addresses of the acceptor in turn. Serves the link at the first address with the acceptor, until the link breaks
-/// (an error, with the address) or `stop`.
+/// Finds the acceptor at one of its addresses, and serves the link there, until the link breaks (an error, with the address)
+/// or `stop`.
 async fn open(
     target: &LinkTarget,
     context: &LinkContext,
     stop: &CancellationToken,
     attempt: &mut Attempt,
 ) -> Result<(), (Arc<str>, Unusable)> {
-    // The first refusal, or otherwise the first failure.
+    let candidates = context.book.candidates(target.link.acceptor, &target.listed);
+    let only = candidates.first().filter(|_| candidates.len() == 1).cloned();
+    let address = match only {
+        Some(only) => only,
+        None => tokio::select! {
+            // Both arms only ask or wait.
+            found = find(candidates, target, context) => found?,
+            () = stop.cancelled() => return Ok(()),
+        },
+    };
+    let served = serve(&address, target.link, context, stop, attempt).await;
+    served.map_err(|broken| (Arc::from(address.as_str()), broken))
+}
+
+/// The address where the acceptor answers: the candidates are asked in turn, the next after a failure or [`HEDGE_AFTER`].
+/// Without such an address, the first refusal, or otherwise the first failure.
+async fn find(
+    candidates: Vec<Address>,
+    target: &LinkTarget,
+    context: &LinkContext,
+) -> Result<Address, (Arc<str>, Unusable)> {
     let mut first: Option<(Arc<str>, Unusable)> = None;
-    for address in context.book.candidates(target.link.acceptor, &target.listed) {
-        let Err(broken) = serve(&address, target.link, context, stop, attempt).await else {
-            return Ok(());
-        };
-        let failed = (Arc::from(address.as_str()), broken);
-        if attempt.is_found {
-            return Err(failed);
+    let mut unasked = candidates.into_iter();
+    let mut asked = FuturesUnordered::new();
+    loop {
+        if let Some(address) = unasked.next() {
+            asked.push(async move {
+                let looked = look(&address, target.link.acceptor, context).await;
+                (address, looked)
+            });
         }
-        let is_first = |(_, first): &(_, Unusable)| failed.1.is_refusal() && !first.is_refusal();
-        if first.as_ref().is_none_or(is_first) {
-            first = Some(failed);
+        let is_last = unasked.len() == 0;
+        let answer = tokio::select! {
+            // Both arms only ask or wait.
+            answer = asked.next() => answer,
+            () = tokio::time::sleep(HEDGE_AFTER), if !is_last => continue,
+        };
+        match answer {
+            Some((address, Ok(()))) => return Ok(address),
+            Some((address, Err(broken))) => {
+                // At an address that is only a guess, any other acceptor may answer.
+                let is_guess = *address.as_str() != *target.listed;
+                let is_first = |(_, first): &(_, Unusable)| broken.is_refusal() && !first.is_refusal();
+                if !(is_guess && broken.is_of_another()) && first.as_ref().is_none_or(is_first) {
+                    first = Some((Arc::from(address.as_str()), broken));
+                }
+            }
+            None if is_last => {
+                return Err(first.unwrap_or_else(|| (Arc::clone(&target.listed), Unusable::NoAddress)));
+            }
+            None => {}
         }
     }
-    Err(first.unwrap_or_else(|| (Arc::clone(&target.listed), Unusable::NoAddress)))
 }
 
 /// Introduces the acceptor, opens `Attach` and forwards its messages, until the stream breaks (an error) or `stop`.
@@ -206,7 +234,6 @@ async fn serve(
         shown = introducing => shown?,
         () = stop.cancelled() => return Ok(()),
     };
-    attempt.is_found = true;
     let Stamp { acceptor, run, .. } = shown.stamp;
     let is_witnessed = context.book.is_witnessed(acceptor, run);
     let asking = async {
@@ -346,86 +373,6 @@ impl AttachedLink<'_> {
     }
 }
 
-/// Reports that this proposer stops, and waits until the acceptor has closed the stream.
-async fn leave(reports: &Reports, mut words: Streaming<pb::AttachResponse>, context: &LinkContext) {
-    let last = pb::AttachRequest {
-        leaving: true,
-        ..report(context, reports.member, reports.last + 1)
-    };
-    if reports.outbox.send(last).await.is_ok() {
-        while let Ok(Some(_)) = words.message().await {}
-    }
-}
-
-/// The reports of a stream, each with the time of sending.
-#[derive(Debug)]
-struct Reports {
-    /// The receiver of the reports, in the run of its introduction.
-    member: (AcceptorUuid, RunNumber),
-    outbox: mpsc::Sender<pb::AttachRequest>,
-    /// The number of the last report.
-    last: u64,
-    /// Ascending, and without a gap up to `last`.
-    sent: VecDeque<(u64, Duration)>,
-    /// The acceptor numbers the answers, and so reports the loss of the leader at once.
-    is_numbered: bool,
-}
-
-impl Reports {
-    fn new(member: (AcceptorUuid, RunNumber), outbox: mpsc::Sender<pb::AttachRequest>) -> Self {
-        Self {
-            member,
-            outbox,
-            last: 0,
-            sent: VecDeque::new(),
-            is_numbered: false,
-        }
-    }
-
-    /// Time of the next report. The links of a proposer report at the same moments: a single wake-up serves all links.
-    fn next(&self, context: &LinkContext) -> Instant {
-        // Two reports in the time in which an answer is fresh.
-        let interval = match context.leader_timeout / 2 {
-            interval if *context.watchful.borrow() || !self.is_numbered => interval,
-            interval => interval.max(CALM_REPORT_INTERVAL),
-        };
-        Instant::now() + until_next(context.clock.now(), interval)
-    }
-
-    /// Sends a report, unless the last report still waits to be sent: then the next tick is enough.
-    fn send(&mut self, context: &LinkContext) {
-        let number = self.last + 1;
-        // Read before the report leaves: an answer to the report is no older.
-        let now = context.clock.now();
-        if self.outbox.try_send(report(context, self.member, number)).is_ok() {
-            self.sent(number, now);
-        }
-    }
-
-    fn sent(&mut self, number: u64, at: Duration) {
-        self.last = number;
-        self.sent.push_back((number, at));
-        if self.sent.len() > REPORTS_REMEMBERED {
-            self.sent.pop_front();
-        }
-    }
-
-    /// Time of sending of the answered report. An older acceptor sends answers without numbers: such an answer is
-    /// matched to the last report.
-    fn answered(&mut self, number: u64) -> Duration {
-        self.is_numbered = number > 0;
-        let number = if number == 0 { self.last } else { number };
-        // A change at the acceptor may repeat an answer, so the report itself is kept.
-        while self.sent.front().is_some_and(|&(first, _)| first < number) {
-            self.sent.pop_front();
-        }
-        match self.sent.front() {
-            Some(&(first, at)) if first == number => at,
-            Some(_) | None => Duration::ZERO,
-        }
-    }
-}
-
 /// Checks the sender of an answer: the link's acceptor, in the run of its introduction. A call may have found a process
 /// started since then, on a different disk.
 pub(crate) fn check(
@@ -458,28 +405,3 @@ fn report_of(
     };
     Ok(LinkReport::Reported(stamp, event))
 }
-
-fn report(context: &LinkContext, (to, run): (AcceptorUuid, RunNumber), number: u64) -> pb::AttachRequest {
-    let view = context.views.borrow();
-    let progress = pb::ProposerProgress {
-        leading: view.phase == pb::ProposerPhase::Leading,
-        ballot: view.ballot.map(pb::Ballot::from),
-        chosen_to: view.chosen_to.get(),
-        queued: view.queued as u64,
-        leader_timeout_ms: u32::try_from(context.leader_timeout.as_millis()).unwrap_or(u32::MAX),
-    };
-    pb::AttachRequest {
-        caller: Some(wire::caller(Some(context.cluster))),
-        role: pb::Role::Proposer.into(),
-        peer: context.proposer.get(),
-        address: context.address.to_string(),
-        software: version().to_owned(),
-        progress: Some(pb::attach_request::Progress::Proposer(progress)),
-        report: number,
-        leaving: false,
-        refused: view.reason_for(to, run),
-    }
-}
-
-#[cfg(test)]
-mod tests;

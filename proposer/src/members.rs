@@ -12,13 +12,14 @@ use paxos_common::{
         era::{CHANGES_VERSION, Era},
         identity::AcceptorUuid,
         proposer::ChangeStage,
-        quorum::{Configuration, InvalidConfiguration, MemberEntry, majority},
+        quorum::{Configuration, InvalidConfiguration, MEMBER_NAME_BYTES_MAX, MemberEntry, majority},
     },
     peer::Address,
 };
 
-/// Longest name of an acceptor in a configuration, in bytes.
-const NAME_BYTES_MAX: usize = 256;
+mod denied;
+
+pub(crate) use denied::ChangeDenied;
 
 /// An acceptor to add.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,76 +64,6 @@ pub(crate) struct Known<'a> {
     pub(crate) versions: &'a BTreeMap<AcceptorUuid, u32>,
     /// Attached peers with an older protocol, in words.
     pub(crate) outdated: &'a [String],
-}
-
-/// Why the members stay. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ChangeDenied {
-    #[error("the members have changed since you looked (era {present}, not {asked}): look again")]
-    OtherEra { present: Era, asked: Era },
-    #[error("another change is under way: {0}. Wait for it")]
-    UnderWay(String),
-    #[error("acceptor {0} is no member: look again with `paxos member list`")]
-    NoMember(String),
-    #[error("nothing would change: name acceptors, or other quorums")]
-    Nothing,
-    #[error(
-        "{address} does not answer the leader ({reason}): give the address that the cluster's own network knows"
-    )]
-    Silent { address: Address, reason: String },
-    #[error("{0} belongs to another cluster: its directory is not empty")]
-    OtherCluster(Address),
-    #[error("{0} is about to form a cluster, or holds a backup: empty its directory")]
-    Forming(Address),
-    #[error("{0} is a member already")]
-    Member(Address),
-    #[error("{0} itself answers there: nothing to replace")]
-    Itself(String),
-    #[error(
-        "another acceptor answers at {address} than when you looked ({found}, not {expected}): look again"
-    )]
-    Another {
-        address: Address,
-        found: String,
-        expected: String,
-    },
-    #[error("{0} went back on its disk: empty its directory, start it again, and name it again")]
-    WentBack(Address),
-    #[error("{0} speaks an older protocol: update it first")]
-    Outdated(String),
-    #[error(
-        "{0} speaks an older protocol and would be refused from then on: update it first, or give --force"
-    )]
-    OutdatedPeer(String),
-    #[error(transparent)]
-    Invalid(#[from] InvalidConfiguration),
-    #[error(
-        "of the {members} members after it {needed} are needed and {answering} would answer: nothing could be ordered. \
-         Replace {silent}"
-    )]
-    Never {
-        members: usize,
-        needed: usize,
-        answering: usize,
-        silent: String,
-    },
-    #[error(
-        "after it {answering} of {members} answer and {needed} are needed: none may fail. To do so nevertheless, give --force"
-    )]
-    NoneToSpare {
-        members: usize,
-        needed: usize,
-        answering: usize,
-    },
-    #[error(
-        "only {kept} of the {members} members after it are members now, and {needed} are needed: the new acceptors alone would \
-         hold the log. Change fewer at a time, or give --force"
-    )]
-    MostlyNew {
-        members: usize,
-        needed: usize,
-        kept: usize,
-    },
 }
 
 impl AskedMembers {
@@ -350,7 +281,7 @@ pub(crate) fn stage_in_words(stage: &ChangeStage) -> String {
         ChangeStage::Deciding { accepted, of } => format!("deciding {accepted} of {of}"),
         ChangeStage::Switching(era) => format!("switching to era {era}"),
         ChangeStage::Done(_) => "done".to_owned(),
-        ChangeStage::Refused(refusal) => refusal.to_string(),
+        ChangeStage::Refused(_) => "not made".to_owned(),
         ChangeStage::Unknown => "the leader has changed".to_owned(),
     }
 }
@@ -372,7 +303,7 @@ fn name_in(configuration: &Configuration, acceptor: AcceptorUuid) -> String {
 }
 
 fn name_of(name: &str) -> Arc<str> {
-    name[..name.floor_char_boundary(NAME_BYTES_MAX)].into()
+    name[..name.floor_char_boundary(MEMBER_NAME_BYTES_MAX)].into()
 }
 
 #[cfg(test)]

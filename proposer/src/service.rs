@@ -269,9 +269,9 @@ impl Proposer for Service {
             leader_timeout_ms: self.leader_timeout_ms,
             acceptors: view.links.into_iter().map(link).collect(),
             configuration: view.configuration.as_deref().map(pb::Configuration::from),
-            change: view
-                .change
-                .and_then(|change| change::answer_of(&change.stage, change.taken).ok()),
+            change: view.change.and_then(|change| {
+                change::answer_of(&change.stage, &change.configuration, change.taken).ok()
+            }),
         }))
     }
 }

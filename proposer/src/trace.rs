@@ -11,7 +11,9 @@ use paxos_common::{
         ballot::Ballot,
         identity::AcceptorUuid,
         message::Accept,
-        proposer::{ChangeStage, Event, Pending, Phase, ProposalOutcome, Proposer, Reason, RequestId},
+        proposer::{
+            ChangeRefusal, ChangeStage, Event, Pending, Phase, ProposalOutcome, Proposer, Reason, RequestId,
+        },
         slot::{Slot, Version},
         value::Value,
     },
@@ -353,8 +355,12 @@ impl Traces {
         self.traced(context)
     }
 
-    /// A change of members has reached a stage.
-    pub(crate) fn change_reached(&mut self, stage: &ChangeStage) {
+    /// A change of members has reached a stage. `words`: the words of a refusal.
+    pub(crate) fn change_reached(
+        &mut self,
+        stage: &ChangeStage,
+        words: impl FnOnce(&ChangeRefusal) -> String,
+    ) {
         let step = match stage {
             ChangeStage::Copying { .. } => "proposer.change.copy",
             ChangeStage::Deciding { .. } => "proposer.change.decide",
@@ -363,7 +369,7 @@ impl Traces {
                 self.change = None;
                 return;
             }
-            ChangeStage::Refused(refusal) => return self.change_failed("refused", refusal.to_string()),
+            ChangeStage::Refused(refusal) => return self.change_failed("refused", words(refusal)),
             ChangeStage::Unknown => {
                 return self.change_failed(PREEMPTED, "another proposer leads".to_owned());
             }

@@ -1,7 +1,7 @@
 //! Checks of a message before any further processing.
 
 use paxos_common::{
-    paxos::{ballot::Ballot, identity::ClusterId, slot::Slot},
+    paxos::{ballot::Ballot, era::Era, identity::ClusterId, quorum::MEMBER_NAME_BYTES_MAX, slot::Slot},
     peer::{ADDRESS_BYTES_MAX, Address},
     snapshot::SNAPSHOT_BYTES_MAX,
     wire::{self, CHANGES_VERSION, Malformed, PROTOCOL_VERSION, TRIMS_VERSION, status},
@@ -83,16 +83,14 @@ pub(super) fn check_address(field: &str, address: &str) -> Result<(), Status> {
         .map_err(|error| status::invalid_argument(format!("{field}: {error}")))
 }
 
-/// Checks that a configuration names no acceptor. A release of an earlier protocol version refuses a snapshot with such a
-/// name.
-pub(super) fn check_nameless(field: &str, name: &str) -> Result<(), Status> {
-    if name.is_empty() {
-        return Ok(());
+/// Checks the name of an acceptor in a configuration. The first era has no names: a release of an earlier protocol version
+/// refuses a snapshot with a name.
+pub(super) fn check_name(field: &str, name: &str, era: Era) -> Result<(), Status> {
+    if era > Era::FIRST || name.is_empty() {
+        return check_length(field, name.len(), MEMBER_NAME_BYTES_MAX);
     }
-    let text = format!(
-        "{field} must be empty: names need protocol version {CHANGES_VERSION}, and this acceptor speaks version \
-         {PROTOCOL_VERSION}"
-    );
+    let text =
+        format!("{field} must be empty in the first era: names need protocol version {CHANGES_VERSION}");
     Err(status::invalid_argument(text))
 }
 
@@ -178,9 +176,6 @@ pub(super) fn check_data(data: &[u8]) -> Result<(), Status> {
 
 #[allow(clippy::needless_pass_by_value, reason = "made for map_err")]
 pub(super) fn malformed(error: Malformed) -> Status {
-    if matches!(error, Malformed::LaterEra { .. }) {
-        return status::wrong_cluster(error.to_string());
-    }
     status::invalid_argument(error.to_string())
 }
 

@@ -4,14 +4,14 @@ use paxos_common::{
     paxos::{acceptor::Membership, quorum::Configuration},
     service::server::Rights,
     tls::RoleName,
-    wire::{self, CHANGES_VERSION, PROTOCOL_VERSION, status},
+    wire::{self, PROTOCOL_VERSION, status},
 };
 use paxos_proto::v1::{self as pb, form_request::Step};
 use tonic::Status;
 
 use super::{
     Inner,
-    check::{check_address, check_nameless, check_version, malformed},
+    check::{check_address, check_name, check_version, malformed},
 };
 use crate::{
     request::{FormStep, QueuedRequest, StepRefusal},
@@ -22,14 +22,7 @@ use crate::{
 /// Reads the configuration of a change of members.
 fn read_change(asked: pb::Configuration, rights: &Rights) -> Result<Configuration, Status> {
     rights.check(&[RoleName::Proposer], "a change of members by Acceptor/Form")?;
-    let configuration = Configuration::try_from(asked).map_err(malformed)?;
-    if PROTOCOL_VERSION < CHANGES_VERSION {
-        return Err(status::wrong_cluster(format!(
-            "this acceptor speaks protocol version {PROTOCOL_VERSION}, and changes of members need version \
-             {CHANGES_VERSION}: update this acceptor first"
-        )));
-    }
-    Ok(configuration)
+    Configuration::try_from(asked).map_err(malformed)
 }
 
 impl<R: Reader> Inner<R> {
@@ -73,7 +66,7 @@ impl<R: Reader> Inner<R> {
         }
         for member in configuration.members().values() {
             check_address("configuration.members.address", &member.address)?;
-            check_nameless("configuration.members.name", &member.name)?;
+            check_name("configuration.members.name", &member.name, configuration.era())?;
         }
         let result = self.ask(|answer| QueuedRequest::Form { step, answer }).await?;
         let published = result.map_err(|refusal: StepRefusal| status::wrong_cluster(refusal.to_string()))?;

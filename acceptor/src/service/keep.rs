@@ -215,8 +215,8 @@ impl<R: Reader> Inner<R> {
         left_by_uploads(!self.shared.published().no_space)
     }
 
-    /// Refuses a snapshot that this acceptor did not ask the sender for, unless the snapshot lifts an acceptor that is
-    /// behind; an older snapshot; and a snapshot above the cap of trims. A `peer` of 0 is not known.
+    /// Refuses a snapshot that this acceptor did not ask the sender for, unless the snapshot lifts an acceptor that is behind
+    /// or outside; an older snapshot; and a snapshot above the cap of trims. A `peer` of 0 is not known.
     ///
     /// This protects against faults, and not against an attacker: any caller can send the number of the asked learner.
     fn admit(&self, id: SnapshotId, peer: u64) -> Result<(), Status> {
@@ -241,7 +241,10 @@ impl<R: Reader> Inner<R> {
             )));
         }
         let is_asked = |wish: SnapshotWish| to > wish.above && (peer == 0 || peer == wish.peer);
-        if decision.wish.is_some_and(is_asked) || decision.lift_above.is_some_and(|above| to > above) {
+        // The leader that adds an acceptor sends at once, before the next look of the policy.
+        let lifts = decision.lift_above.is_some_and(|above| to > above)
+            || (published.is_outside() && to > published.chosen_to);
+        if decision.wish.is_some_and(is_asked) || lifts {
             return Ok(());
         }
         Err(status::not_wanted(format!(
@@ -347,11 +350,12 @@ fn upload_failed(error: &UploadError) -> Status {
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt as _, stream};
-    use paxos_common::paxos::slot::Slot;
-    use paxos_test_values::snapshot_file;
+    use paxos_common::paxos::{era::Era, slot::Slot};
+    use paxos_test_values::{acceptor, ballot, snapshot_file};
 
     use super::*;
     use crate::{
+        request::{FormStep, QueuedRequest},
         testing::{Cluster, settle},
         trim_policy::TrimDecision,
         trim_task::Snapshots,
@@ -388,6 +392,38 @@ mod tests {
             })),
         };
         (cluster, begin, content)
+    }
+
+    #[tokio::test]
+    async fn acceptor_outside_admits_a_snapshot_of_any_caller_up_to_the_claim_of_its_leader() {
+        let cluster = Cluster::start().await;
+        let admitted = |to| {
+            let id = SnapshotId {
+                to: Slot::new(to).unwrap(),
+                sha256: [7; 32],
+                bytes: 9,
+            };
+            let admitted = cluster.service.inner.admit(id, 3);
+            admitted.map_err(|refused| refused.message().to_owned())
+        };
+        let claim = async |era| {
+            let leader = ballot(1).in_era(era);
+            cluster.accept_at(leader, 40..41, 40).recv().await.unwrap();
+        };
+        claim(Era::FIRST).await;
+        let refused = admitted(30).unwrap_err();
+        assert!(refused.contains("has not asked"), "a member: {refused}");
+        let other = (acceptor(9), Arc::<str>::from("http://b:1").into());
+        let second = cluster.configuration.changed_to([other], 1, 1).unwrap();
+        let (answer, installed) = oneshot::channel();
+        let step = FormStep::Install(second.clone());
+        let install = QueuedRequest::Form { step, answer };
+        cluster.queue.push(install).unwrap();
+        installed.await.unwrap().unwrap().unwrap();
+        claim(second.era()).await;
+        assert_eq!(admitted(30), Ok(()));
+        let refused = admitted(41).unwrap_err();
+        assert!(refused.contains("ends above slot 40"), "{refused}");
     }
 
     #[tokio::test]

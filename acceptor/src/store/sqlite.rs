@@ -118,7 +118,7 @@ impl SqliteStore {
             | StoreError::Unusable { .. }
             | StoreError::LockedByOther(_)
             | StoreError::Unfinished(_)
-            | StoreError::LaterEra(_)
+            | StoreError::LaterProtocol(_)
             | StoreError::OtherAcceptor { .. }) => error,
         })
     }

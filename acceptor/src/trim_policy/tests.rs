@@ -72,6 +72,7 @@ impl Scene {
                 cap: at(500),
                 has_leader: true,
                 is_leader_stuck: false,
+                is_outside: false,
                 is_low: false,
                 snapshots,
                 damaged: &[],
@@ -238,6 +239,51 @@ fn snapshot_above_the_watermark_lifts_an_acceptor_that_is_behind_at_once() {
         (decision.trim, decision.wish.map(|wish| wish.above)),
         (None, Some(at(501)))
     );
+}
+
+#[test]
+fn snapshot_below_the_cap_lifts_an_acceptor_outside_without_delay() {
+    let started = Instant::now();
+    let mut policy = TrimPolicy::new(RetainBytes::AtLeast(STEP), RESTART_MAX);
+    let facts = Facts {
+        now: started,
+        is_outside: true,
+        chosen_to: Slot::ZERO,
+        trimmed_to: Slot::ZERO,
+        cap: at(600),
+        learners: &[],
+        snapshots: KeptSnapshots::default(),
+        ..Scene::trimming().facts
+    };
+    let decision = policy.look(&facts);
+    assert_eq!((decision.lift_above, decision.wish), (Some(Slot::ZERO), None));
+    let with = |waiting: u64| Facts {
+        snapshots: KeptSnapshots {
+            bottom: None,
+            waiting: Some(kept(waiting, 0)),
+        },
+        ..facts.clone()
+    };
+    assert_eq!(policy.look(&with(550)).trim, Some(kept(550, 0).id));
+    // The guard stays: nothing above the last claim, and nothing without a leader.
+    let above = policy.look(&with(601));
+    assert_eq!(
+        (above.trim, above.waits_for),
+        (None, Some(Hindrance::Cap { to: at(601) }))
+    );
+    let without_leader = Facts {
+        has_leader: false,
+        ..with(550)
+    };
+    let decision = policy.look(&without_leader);
+    assert_eq!((decision.trim, decision.lift_above), (None, None));
+    // A member waits.
+    let member = Facts {
+        is_outside: false,
+        ..with(550)
+    };
+    let decision = policy.look(&member);
+    assert_eq!((decision.trim, decision.lift_above), (None, None));
 }
 
 #[test]

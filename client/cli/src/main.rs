@@ -33,11 +33,7 @@ mod writer;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paxos_common::{
-    paxos::era::Era,
-    service::{command_line, config::LogFormat, failure::Failure, process, telemetry},
-    wire::SERVED_ERA_MAX,
-};
+use paxos_common::service::{command_line, config::LogFormat, failure::Failure, process, telemetry};
 use signals::{Left, interruptible};
 
 /// Paxos with separate roles: proposers lead, acceptors vote, learners learn.
@@ -70,8 +66,6 @@ enum CliCommand {
     Propose(propose::Args),
     Log(log::Args),
     Status(status::Args),
-    // Hidden in a release without changes of members.
-    #[command(hide = SERVED_ERA_MAX == Era::FIRST)]
     Member(member::Args),
     Backup(backup::Args),
     Restore(restore::Args),

@@ -24,6 +24,12 @@ impl Era {
         OutOfRange::check("era", number, i64::MAX as u64).map(Self)
     }
 
+    /// The era before; the first era stays.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// The bare number.
     pub const fn get(self) -> u64 {
         self.0

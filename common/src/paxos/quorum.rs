@@ -13,6 +13,9 @@ use super::{
 /// Limit of acceptors in a cluster (inclusive). Three, five or seven make sense; the limit keeps messages bounded.
 pub const ACCEPTORS_MAX: usize = 31;
 
+/// Longest name of an acceptor in a configuration, in bytes. Proposers cut longer names.
+pub const MEMBER_NAME_BYTES_MAX: usize = 256;
+
 /// Number of acceptors, and the quorum size of each phase.
 ///
 /// Every phase-1 quorum intersects every phase-2 quorum because `phase1 + phase2 > acceptors`. Source: Howard, Malkhi,

@@ -104,8 +104,8 @@ pub struct Run {
 #[error(
     "acceptor {acceptor} had reported commit {} in run {:x}, but now knows {}: the acceptor has lost its disk, or \
      runs on an older copy of the disk. The acceptor is not counted while running on this disk. Stop the acceptor. If \
-     its right disk still exists, start the acceptor on the right disk. Otherwise leave the acceptor stopped: it \
-     cannot be replaced in this release. If the remembered runs of this acceptor are wrong, see `paxos repair \
+     its right disk still exists, start the acceptor on the right disk. Otherwise empty its directory, start it \
+     again, and run `paxos member replace`. If the remembered runs of this acceptor are wrong, see `paxos repair \
      forget-witness --help`",
     .heard.get(), .run.get(),
     match .known {

@@ -38,10 +38,10 @@ pub enum Unusable {
     /// The acceptor does not speak the protocol.
     #[error("the acceptor sent an invalid message: {0}")]
     Malformed(#[from] Malformed),
-    /// The acceptor must never be counted.
+    /// The acceptor must not be counted before a change of members adds this acceptor.
     #[error(
-        "the acceptor is blank, but its cluster is formed: the acceptor has lost its disk, and is never counted \
-         again. Stop the acceptor; it cannot be replaced in this release"
+        "the acceptor is blank, but its cluster is formed: a member has lost its disk, or the acceptor is new. `paxos member \
+         list` prints the command that replaces the member, or adds the acceptor"
     )]
     Blank,
     /// A proposer completes the forming.
@@ -107,6 +107,14 @@ pub enum Unusable {
 }
 
 impl Unusable {
+    /// Whether an acceptor outside the caller's wish answered: another member, or no member.
+    pub fn is_of_another(&self) -> bool {
+        matches!(
+            self,
+            Self::Blank | Self::OtherCluster { .. } | Self::Stranger(_) | Self::Another { .. }
+        )
+    }
+
     /// Whether a person must act. Otherwise waiting helps.
     pub fn is_refusal(&self) -> bool {
         match self {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use paxos_proto::v1 as pb;
 
-use super::{Malformed, acceptor_uuid, check_served, cluster_id, required};
+use super::{Malformed, acceptor_uuid, cluster_id, required};
 use crate::paxos::{
     acceptor::{Membership, Seed},
     era::Era,
@@ -41,38 +41,28 @@ impl TryFrom<pb::Configuration> for Configuration {
     type Error = Malformed;
 
     fn try_from(configuration: pb::Configuration) -> Result<Self, Malformed> {
-        let configuration = configuration_of_any_era(configuration)?;
-        check_served("configuration", configuration.era())?;
-        Ok(configuration)
-    }
-}
-
-/// Reads a configuration, whether or not this release serves its era.
-///
-/// # Errors
-/// A field is malformed.
-pub fn configuration_of_any_era(configuration: pb::Configuration) -> Result<Configuration, Malformed> {
-    let member = |member: pb::Member| {
-        let read = MemberEntry {
-            address: member.address.into(),
-            name: member.name.into(),
+        let member = |member: pb::Member| {
+            let read = MemberEntry {
+                address: member.address.into(),
+                name: member.name.into(),
+            };
+            Ok((acceptor_uuid(&member.acceptor)?, read))
         };
-        Ok((acceptor_uuid(&member.acceptor)?, read))
-    };
-    let members = configuration.members.into_iter().map(member);
-    let members = members.collect::<Result<Vec<_>, Malformed>>()?;
-    let (phase1, phase2) = (configuration.phase1 as usize, configuration.phase2 as usize);
-    let mut read = Configuration::of_members(members, phase1, phase2)?;
-    if let Some(origin) = configuration.origin {
-        read = read.restored_from(origin.try_into()?);
-    }
-    let era = Era::new(configuration.era)?;
-    let cluster = cluster_id(&configuration.cluster_id)?;
-    match cluster {
-        None if era == Era::FIRST => Ok(read),
-        None => Err(Malformed::Missing("configuration.cluster_id")),
-        Some(cluster) if era > Era::FIRST => Ok(read.in_era(era, cluster)),
-        Some(_) => Err(Malformed::Reserved("configuration.cluster_id of era 0")),
+        let members = configuration.members.into_iter().map(member);
+        let members = members.collect::<Result<Vec<_>, Malformed>>()?;
+        let (phase1, phase2) = (configuration.phase1 as usize, configuration.phase2 as usize);
+        let mut read = Configuration::of_members(members, phase1, phase2)?;
+        if let Some(origin) = configuration.origin {
+            read = read.restored_from(origin.try_into()?);
+        }
+        let era = Era::new(configuration.era)?;
+        let cluster = cluster_id(&configuration.cluster_id)?;
+        match cluster {
+            None if era == Era::FIRST => Ok(read),
+            None => Err(Malformed::Missing("configuration.cluster_id")),
+            Some(cluster) if era > Era::FIRST => Ok(read.in_era(era, cluster)),
+            Some(_) => Err(Malformed::Reserved("configuration.cluster_id of era 0")),
+        }
     }
 }
 
@@ -201,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn configuration_of_a_later_era_is_read_whole_and_not_served() {
+    fn configuration_of_a_later_era_names_its_cluster() {
         let first = three([""; 3]);
         let cluster = first.cluster_id();
         let later = first
@@ -209,18 +199,13 @@ mod tests {
             .unwrap();
         let sent = pb::Configuration::from(&later);
         assert_eq!((sent.era, &sent.cluster_id[..]), (1, &cluster.as_bytes()[..]));
-        assert_eq!(configuration_of_any_era(sent.clone()), Ok(later));
-        let era = Era::new(1).unwrap();
-        let what = "configuration";
-        let refused = Configuration::try_from(sent.clone()).unwrap_err();
-        assert_eq!(refused, Malformed::LaterEra { what, era });
-        assert!(refused.to_string().contains("protocol version 3"), "{refused}");
+        assert_eq!(Configuration::try_from(sent.clone()), Ok(later));
         let nameless = pb::Configuration {
             cluster_id: Bytes::new(),
             ..sent.clone()
         };
         assert_eq!(
-            configuration_of_any_era(nameless),
+            Configuration::try_from(nameless),
             Err(Malformed::Missing("configuration.cluster_id"))
         );
         // Of two ids for the first era, one would be wrong.
@@ -230,7 +215,7 @@ mod tests {
             ..sent
         };
         assert!(matches!(
-            configuration_of_any_era(doubled),
+            Configuration::try_from(doubled),
             Err(Malformed::Reserved(_))
         ));
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use paxos_proto::v1 as pb;
 
-use super::{Malformed, ballot, caller, check_served, known_to, stored, traceparent};
+use super::{Malformed, ballot, caller, known_to, stored, traceparent};
 use crate::paxos::{
     identity::ClusterId,
     message::{Prepare, PromisePage, Row},
@@ -95,12 +95,6 @@ impl TryFrom<pb::Promise> for PromisePage {
     type Error = Malformed;
 
     fn try_from(page: pb::Promise) -> Result<Self, Malformed> {
-        let rows = rows(page.rows)?;
-        for (_, value) in rows.iter().filter_map(|row| row.accepted.as_ref()) {
-            if let Some(change) = value.change() {
-                check_served("the change of members in a row", change.era())?;
-            }
-        }
         Ok(Self {
             from: Slot::new(page.from)?,
             next: Slot::new(page.next)?,
@@ -109,7 +103,7 @@ impl TryFrom<pb::Promise> for PromisePage {
             known_to: known_to(page.known_chosen_to, page.chosen_to)?,
             trimmed_to: Slot::new(page.trimmed_to)?,
             voted_to: Slot::new(page.voted_to)?,
-            rows,
+            rows: rows(page.rows)?,
         })
     }
 }

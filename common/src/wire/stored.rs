@@ -4,11 +4,7 @@ use bytes::{Buf as _, Bytes};
 use paxos_proto::v1 as pb;
 use prost::Message as _;
 
-use super::{
-    SERVED_ERA_MAX,
-    command::{InvalidCommand, decode_value, read},
-    forming::configuration_of_any_era,
-};
+use super::command::{InvalidCommand, decode_value, read};
 use crate::paxos::{
     command::Command,
     era::Era,
@@ -93,7 +89,7 @@ fn read_change(value: &Bytes) -> Option<Configuration> {
     let decoded = pb::Value::decode(value.clone()).ok()?;
     let is_canonical = decoded.commands.is_empty() && decoded.encode_to_vec() == value[..];
     let configuration = decoded.configuration.filter(|_| is_canonical)?;
-    let configuration = configuration_of_any_era(configuration).ok()?;
+    let configuration = Configuration::try_from(configuration).ok()?;
     (configuration.era() > Era::FIRST).then_some(configuration)
 }
 
@@ -112,13 +108,12 @@ pub fn check_value(value: &Bytes) -> Result<(), Unreadable> {
 }
 
 /// Whether a later release may apply more of the value than this release can: see [`Contents::Newer`]. Once chosen, such
-/// a value ends every learner of this release. A change to an era that this release does not serve is such a value.
+/// a value ends every learner of this release.
 pub fn is_newer(value: &Bytes) -> bool {
     let value = Value::from_stored(value.clone(), Bytes::new());
     match read_value(&value) {
         Contents::Newer(_) => true,
-        Contents::Change(configuration) => configuration.era() > SERVED_ERA_MAX,
-        Contents::Batch(..) | Contents::Unreadable(_) => false,
+        Contents::Batch(..) | Contents::Change(_) | Contents::Unreadable(_) => false,
     }
 }
 
@@ -274,7 +269,7 @@ mod tests {
             assert!(matches!(read_value(value), Contents::Change(read) if read == configuration()));
         }
         assert!(check_value(made.as_bytes()).is_err(), "no commands");
-        assert!(is_newer(made.as_bytes()), "no change is served yet");
+        assert!(!is_newer(made.as_bytes()));
     }
 
     #[test]

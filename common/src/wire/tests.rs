@@ -174,7 +174,7 @@ fn value_of_a_newer_release_is_refused_even_if_it_was_found() {
         );
         let text = error.to_string();
         assert!(
-            text.contains("protocol version 2") && text.contains("Upgrade all acceptors first"),
+            text.contains("protocol version 3") && text.contains("Upgrade all acceptors first"),
             "{text}"
         );
     }

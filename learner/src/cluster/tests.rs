@@ -78,10 +78,7 @@ fn configuration_in_force_is_adopted_from_any_acceptor_of_the_cluster() {
     let second = next_configuration(&first);
     let cluster = cluster_of(&first);
     let hear = |acceptor, membership: &Membership| cluster.hear(&report(acceptor, membership.clone()));
-    let (earlier, later) = (
-        Membership::Formed(first.clone()),
-        Membership::Formed(second.clone()),
-    );
+    let (earlier, later) = (Membership::Formed(first), Membership::Formed(second.clone()));
     hear(1, &earlier).unwrap();
     // Not from an acceptor that has only stored a list, nor from another cluster.
     assert!(hear(1, &Membership::Forming(second.clone())).is_err());

@@ -414,7 +414,7 @@ async fn no_file_is_made_for_a_caller_that_is_gone() {
     }
     let running = disk.run(maker);
     // The maker has taken the orders: there is room for as many.
-    while disk.orders.0.capacity() < ORDERS_MAX {
+    while disk.orders.orders.capacity() < ORDERS_MAX {
         tokio::task::yield_now().await;
     }
     disk.shutdown.begin();

@@ -111,12 +111,13 @@ impl Store {
         }
         let read = async {
             let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await?;
-            let loaded = state::load(&mut connection, cluster, &path.display().to_string()).await;
+            let loaded = state::load_if_any(&mut connection, cluster, &path.display().to_string()).await;
             connection.close().await?;
-            Ok::<_, StoreError>(loaded?.0)
+            loaded
         };
         match read.await {
-            Ok(stored) => {
+            Ok(None) => {}
+            Ok(Some((stored, _))) => {
                 let kept = stored.snapshot.map(|snapshot| snapshot.name());
                 snapshot_file::remove_all_but(directory.path().to_owned(), kept).await;
             }

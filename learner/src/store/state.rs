@@ -6,7 +6,6 @@ use std::sync::Arc;
 use paxos_common::{
     paxos::{identity::ClusterId, machine::digest::StateDigest, quorum::Configuration, slot::Slot},
     sqlite::checksum,
-    wire::configuration_of_any_era,
 };
 use paxos_proto::v1 as pb;
 use prost::Message as _;
@@ -222,7 +221,7 @@ pub(super) fn read_configuration(stored: &[u8]) -> Option<Option<Arc<Configurati
         return Some(None);
     }
     let decoded = pb::Configuration::decode(stored).ok()?;
-    let configuration = configuration_of_any_era(decoded).ok()?;
+    let configuration = Configuration::try_from(decoded).ok()?;
     Some(Some(Arc::new(configuration)))
 }
 
@@ -259,6 +258,21 @@ pub(super) async fn load(
     (cluster, configuration): (ClusterId, &Arc<Configuration>),
     path: &str,
 ) -> Result<(StoredState, Vec<Mark>), StoreError> {
+    if let Some(stored) = load_if_any(connection, cluster, path).await? {
+        return Ok(stored);
+    }
+    // A new file, or a file left by a process that ended right after making it.
+    let state = StoredState::at(cluster, Mark::default(), None, Arc::clone(configuration));
+    state.write_first(connection).await?;
+    Ok((state, Vec::new()))
+}
+
+/// As [`load`]; `None` without a state record.
+pub(super) async fn load_if_any(
+    connection: &mut SqliteConnection,
+    cluster: ClusterId,
+    path: &str,
+) -> Result<Option<(StoredState, Vec<Mark>)>, StoreError> {
     let damaged = || StoreError::Damaged {
         what: "the state record",
         path: path.to_owned(),
@@ -269,18 +283,13 @@ pub(super) async fn load(
     )
     .fetch_optional(&mut *connection)
     .await?;
-    let Some(row) = row else {
-        // A new file, or a file left by a process that ended right after making it.
-        let state = StoredState::at(cluster, Mark::default(), None, Arc::clone(configuration));
-        state.write_first(connection).await?;
-        return Ok((state, Vec::new()));
-    };
+    let Some(row) = row else { return Ok(None) };
     let stored = StoredState::read(&row)?.ok_or_else(damaged)?;
     if stored.cluster != cluster {
         return Err(other_cluster(path, stored.cluster, cluster));
     }
     let marks = marks::load(connection, cluster, path).await?;
-    Ok((stored, marks))
+    Ok(Some((stored, marks)))
 }
 
 /// Writes the state record of a new file with the state at `mark` in a snapshot, and the mark if marks of this slot are

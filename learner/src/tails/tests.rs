@@ -1,11 +1,13 @@
 //! Tails of acceptors with scripted answers, over real gRPC.
 
-use paxos_common::{paxos::quorum::Configuration, peer::Dialer};
+use paxos_common::{
+    paxos::quorum::Configuration,
+    peer::{AddressBook, Dialer},
+};
 use paxos_learner_testing::{FakeAcceptor, acceptors, stranger};
 use tokio::time::timeout;
 
 use super::*;
-use crate::addresses::AddressBook;
 
 struct TailsRig {
     acceptors: [FakeAcceptor; 3],

@@ -147,7 +147,7 @@ impl FakeAcceptor {
         let configuration = script.configuration.clone();
         pb::Stamp {
             cluster_id: configuration.map_or_else(Bytes::new, |configuration| {
-                let configuration = wire::configuration_of_any_era(configuration).unwrap();
+                let configuration = Configuration::try_from(configuration).unwrap();
                 Bytes::copy_from_slice(configuration.cluster_id().as_bytes())
             }),
             acceptor: Bytes::copy_from_slice(&stamped.unwrap_or(self.uuid).to_bytes()),
@@ -420,7 +420,7 @@ pub fn install(acceptors: &[FakeAcceptor], configuration: &Configuration) {
 /// The configuration that an acceptor holds.
 pub fn held(acceptor: &FakeAcceptor) -> Configuration {
     let configuration = acceptor.script.borrow().configuration.clone().unwrap();
-    wire::configuration_of_any_era(configuration).unwrap()
+    Configuration::try_from(configuration).unwrap()
 }
 
 /// The configuration of the era after `present`, with these members.

@@ -1,9 +1,11 @@
 //! The driver's part of a change of members: asks the core for the caller, passes the news on, and brings snapshots.
 
+use std::sync::Arc;
+
 use paxos_common::{
     paxos::{
         identity::AcceptorUuid,
-        proposer::{ChangeStage, Effect, Event},
+        proposer::{ChangeRefusal, ChangeStage, Effect, Event},
     },
     service::shutdown::Shutdown,
 };
@@ -14,6 +16,7 @@ use crate::{
     bring::{self, Placed, Upload},
     changes::AskedChange,
     input::Input,
+    members::ChangeDenied,
 };
 
 impl Driver {
@@ -47,13 +50,18 @@ impl Driver {
 
     /// Passes a stage on to the callers.
     pub(super) fn change_reached(&mut self, stage: ChangeStage) {
+        let shown = self.changes.shown();
+        let asked = shown.map_or_else(|| Arc::clone(&self.configuration), |shown| shown.configuration);
+        let words = |refusal: &ChangeRefusal| ChangeDenied::of_core(refusal, &asked).to_string();
         match &stage {
             ChangeStage::Copying { .. } | ChangeStage::Deciding { .. } => {}
             ChangeStage::Switching(era) => tracing::info!(%era, "a change of members takes force"),
             ChangeStage::Done(configuration) => {
                 tracing::info!(era = %configuration.era(), "the change of members is done");
             }
-            ChangeStage::Refused(refusal) => tracing::warn!(%refusal, "the change of members is not made"),
+            ChangeStage::Refused(refusal) => {
+                tracing::warn!(reason = words(refusal), "the change of members is not made");
+            }
             ChangeStage::Unknown => {
                 tracing::warn!(
                     "another proposer leads: whether the change of members is made is not known here"
@@ -61,7 +69,7 @@ impl Driver {
             }
         }
         self.metrics.changed(&stage);
-        self.traces.change_reached(&stage);
+        self.traces.change_reached(&stage, words);
         self.changes.reached(stage);
     }
 
@@ -73,9 +81,7 @@ impl Driver {
         inputs: &mpsc::Sender<Input>,
         shutdown: &Shutdown,
     ) {
-        let (Some(to), Some(from), Some(taken)) =
-            (self.placed(joiner), self.placed(source), self.changes.taken())
-        else {
+        let (Some(to), Some(from)) = (self.placed(joiner), self.placed(source)) else {
             // The core asks again, once both links are open.
             self.core.handle(Event::SnapshotBrought(joiner));
             return;
@@ -85,7 +91,7 @@ impl Driver {
             joiner: to,
             cluster: self.cluster,
             dialer: self.dialer.clone(),
-            taken,
+            taken: self.changes.taken(),
         };
         let traced = self.traces.changing();
         let task = shutdown.spawn(bring::bring(upload, inputs.clone(), traced));

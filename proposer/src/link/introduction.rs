@@ -49,16 +49,8 @@ pub(super) async fn introduce(
     let mut step = None;
     for _ in 0..ANSWERS_MAX {
         let answer = form(client, step.take(), OPEN_TIMEOUT).await?;
-        let stamp = wire::read_stamp(answer.stamp.as_ref())?;
-        context.book.answered(address, stamp.acceptor);
+        let stamp = check_place(&answer, address, id.acceptor, context)?;
         let held = wire::membership(&answer)?;
-        if stamp.acceptor != id.acceptor {
-            check_cluster(answer.stamp.as_ref(), context.cluster)?;
-            return Err(Unusable::Another {
-                found: stamp.acceptor,
-                expected: id.acceptor,
-            });
-        }
         step = match next_step(&held, stamp.acceptor, &context.configuration)? {
             LinkStep::Open => {
                 return Ok(Introduction {
@@ -79,6 +71,34 @@ pub(super) async fn introduce(
         };
     }
     Err(Unusable::Forming)
+}
+
+/// Asks whether the acceptor answers at an address. The call changes nothing there.
+pub(super) async fn look(
+    address: &Address,
+    acceptor: AcceptorUuid,
+    context: &LinkContext,
+) -> Result<(), Unusable> {
+    let mut calls = client(context.book.channel(address));
+    let answer = form(&mut calls, None, OPEN_TIMEOUT).await?;
+    check_place(&answer, address, acceptor, context).map(drop)
+}
+
+/// Notes the sender of an answer, and checks that the sender is the acceptor `expected`.
+fn check_place(
+    answer: &pb::FormResponse,
+    address: &Address,
+    expected: AcceptorUuid,
+    context: &LinkContext,
+) -> Result<Stamp, Unusable> {
+    let stamp = wire::read_stamp(answer.stamp.as_ref())?;
+    let found = stamp.acceptor;
+    context.book.answered(address, found);
+    if found != expected {
+        check_cluster(answer.stamp.as_ref(), context.cluster)?;
+        return Err(Unusable::Another { found, expected });
+    }
+    Ok(stamp)
 }
 
 /// What a link does before it opens, given the state of the acceptor.

@@ -54,8 +54,6 @@ pub(super) type ChangeAnswers = mpsc::Receiver<Result<pb::ChangeMembersResponse,
 impl Service {
     pub(super) async fn change(&self, request: pb::ChangeMembersRequest) -> Result<ChangeAnswers, Status> {
         let (cluster, asked) = read(request)?;
-        wire::check_served("the next configuration", asked.era.next())
-            .map_err(|refused| Status::unimplemented(refused.to_string()))?;
         let view = self.views.borrow().clone();
         let present = view.configuration.clone();
         let present = present.filter(|_| view.phase == pb::ProposerPhase::Leading);
@@ -87,8 +85,8 @@ impl Service {
         let input = Input::ChangeMembers(AskedChange { request, reply });
         self.inputs.send(input).await.map_err(|_| status::stopping())?;
         let answer = answer.await.map_err(|_| unknown())?;
-        let news = answer.map_err(|refusal| refused(&refusal))?;
-        self.shutdown.spawn(pass_on(news, answers));
+        let news = answer.map_err(|refusal| refused(&refusal, &next))?;
+        self.shutdown.spawn(pass_on(news, next, answers));
         Ok(receiver)
     }
 
@@ -221,13 +219,17 @@ fn read(request: pb::ChangeMembersRequest) -> Result<(ClusterId, AskedMembers), 
 }
 
 /// Sends each stage to the caller, up to the last.
-async fn pass_on(mut news: ChangeNews, answers: mpsc::Sender<Result<pb::ChangeMembersResponse, Status>>) {
+async fn pass_on(
+    mut news: ChangeNews,
+    next: Configuration,
+    answers: mpsc::Sender<Result<pb::ChangeMembersResponse, Status>>,
+) {
     let mut ticks = interval(BYTES_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = None;
     loop {
         let stage = news.stages.borrow_and_update().clone();
-        let answer = answer_of(&stage, news.taken.load(Ordering::Relaxed));
+        let answer = answer_of(&stage, &next, news.taken.load(Ordering::Relaxed));
         let is_last = matches!(
             &answer,
             Err(_)
@@ -255,8 +257,12 @@ async fn pass_on(mut news: ChangeNews, answers: mpsc::Sender<Result<pb::ChangeMe
     }
 }
 
-/// A stage in the words of the contract; `taken`: the bytes of snapshots that joiners have received.
-pub(super) fn answer_of(stage: &ChangeStage, taken: u64) -> Result<pb::ChangeMembersResponse, Status> {
+/// A stage of the change to `next`, in the words of the contract; `taken`: the bytes of snapshots that joiners have received.
+pub(super) fn answer_of(
+    stage: &ChangeStage,
+    next: &Configuration,
+    taken: u64,
+) -> Result<pb::ChangeMembersResponse, Status> {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let stage = match stage {
         ChangeStage::Copying { slots, of } => Stage::Copying(pb::Copying {
@@ -270,7 +276,7 @@ pub(super) fn answer_of(stage: &ChangeStage, taken: u64) -> Result<pb::ChangeMem
         }),
         ChangeStage::Switching(era) => Stage::Switching(pb::Switching { era: era.get() }),
         ChangeStage::Done(configuration) => return Ok(done(configuration)),
-        ChangeStage::Refused(refusal) => return Err(refused(refusal)),
+        ChangeStage::Refused(refusal) => return Err(refused(refusal, next)),
         ChangeStage::Unknown => return Err(unknown()),
     };
     Ok(pb::ChangeMembersResponse { stage: Some(stage) })
@@ -282,11 +288,10 @@ fn done(configuration: &Configuration) -> pb::ChangeMembersResponse {
     }
 }
 
-fn refused(refusal: &ChangeRefusal) -> Status {
+fn refused(refusal: &ChangeRefusal, next: &Configuration) -> Status {
+    let words = ChangeDenied::of_core(refusal, next).to_string();
     match refusal {
-        ChangeRefusal::NotLeading | ChangeRefusal::Deposed => {
-            status::unavailable(&refusal.to_string(), Fate::NotProposed)
-        }
+        ChangeRefusal::NotLeading | ChangeRefusal::Deposed => status::unavailable(&words, Fate::NotProposed),
         ChangeRefusal::NoChange
         | ChangeRefusal::OtherEra { .. }
         | ChangeRefusal::UnderWay
@@ -294,7 +299,7 @@ fn refused(refusal: &ChangeRefusal) -> Status {
         | ChangeRefusal::VotedAhead(_)
         | ChangeRefusal::Silent(_)
         | ChangeRefusal::TooSlow
-        | ChangeRefusal::Another => status::not_wanted(refusal.to_string()),
+        | ChangeRefusal::Another => status::not_wanted(words),
     }
 }
 

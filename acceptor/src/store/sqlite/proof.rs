@@ -11,7 +11,7 @@ use paxos_common::{
         DataDir, SqliteError, refuse_foreign_file,
         wal_limit::{empty_wal, wal_bytes, wal_path},
     },
-    wire::{CHANGES_VERSION, PROTOCOL_VERSION, SERVED_ERA_MAX},
+    wire::PROTOCOL_VERSION,
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, SqliteConnection,
@@ -44,8 +44,8 @@ enum DatabaseContent {
     Older { version: i64 },
     /// Content of a newer release.
     Newer { version: i64 },
-    /// An acceptor of a cluster that changes its members, which this release does not serve.
-    LaterEra { least_version: u32 },
+    /// An acceptor of a cluster with a protocol version that this release does not speak.
+    LaterProtocol { least_version: u32 },
     /// An acceptor.
     Acceptor {
         uuid: AcceptorUuid,
@@ -75,7 +75,7 @@ impl DatabaseContent {
                 let found = *found;
                 Some(SqliteError::Newer { found, supported }.into())
             }
-            Self::LaterEra { least_version } => Some(StoreError::LaterEra(*least_version)),
+            Self::LaterProtocol { least_version } => Some(StoreError::LaterProtocol(*least_version)),
             Self::Acceptor { name: found, .. } => {
                 let asked = name.filter(|asked| asked != found)?.to_owned();
                 let found = found.clone();
@@ -212,7 +212,7 @@ fn agree_in_time(
             DatabaseContent::Foreign { .. }
             | DatabaseContent::Older { .. }
             | DatabaseContent::Newer { .. }
-            | DatabaseContent::LaterEra { .. },
+            | DatabaseContent::LaterProtocol { .. },
         ) => true,
         Some(DatabaseContent::Nothing) => counter.get() <= commits,
         Some(DatabaseContent::Acceptor {
@@ -294,7 +294,7 @@ fn agree_in_counter(found: Found, whole: &DatabaseContent) -> Result<(), (bool, 
             | DatabaseContent::Foreign { .. }
             | DatabaseContent::Older { .. }
             | DatabaseContent::Newer { .. }
-            | DatabaseContent::LaterEra { .. }
+            | DatabaseContent::LaterProtocol { .. }
             | DatabaseContent::Acceptor { .. },
         ) => Ok(()),
     }
@@ -357,10 +357,9 @@ async fn read(connection: &mut SqliteConnection) -> Result<DatabaseContent, Stor
     } else {
         identity.read_state(&row)?.moment
     };
-    if moment.least_version > PROTOCOL_VERSION || moment.promised.era() > SERVED_ERA_MAX {
-        // The era may be the only reason.
-        let least_version = moment.least_version.max(CHANGES_VERSION);
-        return Ok(DatabaseContent::LaterEra { least_version });
+    if moment.least_version > PROTOCOL_VERSION {
+        let least_version = moment.least_version;
+        return Ok(DatabaseContent::LaterProtocol { least_version });
     }
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'state'";
     let state_page: i64 = sqlx::query_scalar(sql).fetch_one(&mut *transaction).await?;

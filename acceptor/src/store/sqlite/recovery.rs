@@ -23,7 +23,7 @@
 //! | a whole older copy of the directory | this disk holds no proof: the other acceptors remember, and refuse it |
 //! | votes below the first slot of the log | not shown, and swept |
 //! | a file of version 1, 2 or 3 | upgraded (`upgrade.rs`) |
-//! | another acceptor's name, a newer schema, a later era, a directory in use | end with 78 |
+//! | another acceptor's name, a newer schema, a later protocol, a directory in use | end with 78 |
 //! | a database of another application, unchanged | end with 78; with 74 if `COMMITS` proves that ours was here |
 //!
 //! Before the run begins, the WAL is emptied into the database, so that no commit stands behind another process's
@@ -78,7 +78,7 @@ pub(super) async fn begin_run(
     let membership = load_membership(&mut transaction, &identity).await?;
     identity.learn(&membership);
     let snapshots = load_snapshots(&mut transaction, &identity, state.moment.trimmed_to).await?;
-    check_seed(&membership, &snapshots, state.moment.trimmed_to)?;
+    check_seed(uuid, &membership, &snapshots, state.moment.trimmed_to)?;
     let rows = load_votes(&mut transaction, &identity, &state).await?;
     let open = OpenSlots::new(rows.keys().copied(), state.moment.voted_to);
 

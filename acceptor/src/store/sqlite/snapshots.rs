@@ -2,7 +2,7 @@
 //! record its checksum.
 
 use paxos_common::{
-    paxos::{acceptor::Membership, quorum::Configuration, slot::Slot},
+    paxos::{acceptor::Membership, era::Era, identity::AcceptorUuid, quorum::Configuration, slot::Slot},
     sqlite::checksum,
 };
 use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
@@ -121,11 +121,12 @@ pub(super) async fn load_snapshots(
 }
 
 /// Checks the records against the membership: until a restored cluster is formed, its seed waits; then the log begins at
-/// the end of the seed or above.
+/// the end of the seed or above. An acceptor that has joined later begins with an empty log, until its first snapshot comes.
 ///
 /// # Errors
 /// [`StoreError::Damaged`]: a record of the seed is gone, or a snapshot waits without a cluster to be restored.
 pub(super) fn check_seed(
+    uuid: AcceptorUuid,
     membership: &Membership,
     snapshots: &KeptSnapshots,
     trimmed_to: Slot,
@@ -138,7 +139,11 @@ pub(super) fn check_seed(
         // The file says to which cluster the seed belongs.
         Membership::Blank | Membership::Seeded(_) => snapshots.bottom.is_none(),
         Membership::Forming(_) => snapshots.waiting.map(|waiting| waiting.id.to) == base,
-        Membership::Formed(_) => base.is_none_or(|base| trimmed_to >= base),
+        Membership::Formed(configuration) => {
+            let has_formed = configuration.era() == Era::FIRST && configuration.members().contains_key(&uuid);
+            let is_empty_joiner = !has_formed && trimmed_to == Slot::ZERO;
+            base.is_none_or(|base| trimmed_to >= base || is_empty_joiner)
+        }
     };
     if fits {
         Ok(())
@@ -149,7 +154,9 @@ pub(super) fn check_seed(
 
 #[cfg(test)]
 mod tests {
-    use paxos_common::paxos::{identity::AcceptorUuid, origin::Origin};
+    use std::sync::Arc;
+
+    use paxos_common::paxos::origin::Origin;
 
     use super::*;
 
@@ -173,7 +180,7 @@ mod tests {
                 bottom: bottom.map(kept),
                 waiting: waiting.map(kept),
             };
-            check_seed(membership, &snapshots, bottom.unwrap_or_default()).is_ok()
+            check_seed(uuid, membership, &snapshots, bottom.unwrap_or_default()).is_ok()
         };
         assert!(fits(&Membership::Blank, None, None) && fits(&Membership::Blank, None, base));
         assert!(!fits(&Membership::Blank, base, None));
@@ -182,9 +189,23 @@ mod tests {
         assert!(!fits(&forming, None, None) && !fits(&forming, None, next));
         let forming = Membership::Forming(plain.clone());
         assert!(fits(&forming, None, None) && !fits(&forming, None, base));
-        let formed = Membership::Formed(restored);
+        let formed = Membership::Formed(restored.clone());
         assert!(fits(&formed, base, None) && fits(&formed, next, None) && fits(&formed, base, next));
         assert!(!fits(&formed, None, None) && !fits(&formed, None, base));
+        // A joiner of a later era is empty, or its log begins at a snapshot of the restored cluster.
+        let entry = |number| {
+            (
+                AcceptorUuid::from_u128(number),
+                Arc::<str>::from("http://a:1").into(),
+            )
+        };
+        let below = base.map(|base| Slot::new(base.get() - 1).unwrap());
+        for members in [[1, 2], [2, 3]] {
+            let joined = restored.changed_to(members.map(entry), 2, 2).unwrap();
+            let joined = Membership::Formed(joined);
+            assert!(fits(&joined, None, None) && fits(&joined, None, base) && fits(&joined, base, next));
+            assert!(!fits(&joined, below, None));
+        }
         let formed = Membership::Formed(plain);
         assert!(fits(&formed, None, None) && fits(&formed, None, base));
     }

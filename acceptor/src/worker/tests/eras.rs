@@ -1,7 +1,7 @@
 //! The steps of a change of members: a later configuration, and joins, durable before they are answered.
 
 use paxos_common::paxos::{
-    acceptor::{InstallRefusal, Membership, Seed},
+    acceptor::{InstallRefusal, Membership},
     ballot::Ballot,
     era::Era,
     identity::AcceptorUuid,
@@ -120,25 +120,28 @@ async fn blank_acceptor_joins_outside_the_configuration() {
 }
 
 #[tokio::test]
-async fn acceptor_joins_a_restored_cluster_with_the_snapshot_as_its_bottom() {
+async fn blank_acceptor_joins_a_restored_cluster_and_starts_again_before_its_snapshot_has_come() {
     let cluster = Cluster::start_blank();
     let origin = Origin::after([7; 32], slot(9), None).unwrap();
     let base = origin.base();
     let restored = next(&cluster.configuration.clone().restored_from(origin), &[7, 8]);
-    let refused = refusal(&cluster, FormStep::Join(restored.clone())).await;
-    let id = restored.cluster_id();
-    assert_eq!(refused, InstallRefusal::NoBackup { cluster: id, base });
-    let (answer, kept) = oneshot::channel();
-    let seed = Seed { cluster: id, base };
-    let id = SnapshotId { to: base, ..file(9) };
-    let request = SnapshotChange::Seed { id, seed, answer };
-    cluster.shared.snapshot_changes.send(request).await.unwrap();
-    assert_eq!(kept.await.unwrap(), Ok(None));
     let shown = step(&cluster, FormStep::Join(restored.clone())).await.unwrap();
     assert!(is_formed(&shown, &restored));
+    assert_eq!(cluster.ends(), (0, None, None));
+    let cluster = cluster.restart(true);
+    assert!(is_formed(&cluster.shared.published(), &restored));
+    // A claim of the leader of this era lets the acceptor keep the snapshot, and lift itself.
     let base = base.get();
+    let above = TrimRefusal::AboveCap {
+        to: slot(base),
+        cap: Slot::ZERO,
+    };
+    assert_eq!(keep(&cluster.shared, base).await, Err(above.into()));
+    let leader = ballot(1).in_era(restored.era());
+    let answer = cluster.accept_at(leader, base..base + 1, base).recv().await;
+    let answer = answer.unwrap().reply.answer;
+    assert!(matches!(answer, AcceptAnswer::Accepted { .. }), "{answer:?}");
+    assert_eq!(keep(&cluster.shared, base).await, Ok(None));
+    assert_eq!(trim(&cluster.shared, base).await, Ok(None));
     assert_eq!(cluster.ends(), (base, Some(base), None));
-    assert_eq!(shown.known_to.max(Slot::ZERO).get(), base);
-    // A candidate of the era gets a promise.
-    assert!(ballot(1).in_era(restored.era()) > shown.leadership.promised);
 }

@@ -94,10 +94,7 @@ impl RoleProcess {
 
 impl UsedCpu {
     /// Microseconds of CPU time for each of `operations`.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "counts for people stay far below 2^52"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "counts for people stay far below 2^52")]
     fn micros_each(&self, operations: u64) -> f64 {
         self.seconds * 1e6 / operations.max(1) as f64
     }
@@ -108,7 +105,13 @@ pub(super) fn text(used: &[UsedCpu], operations: u64) -> String {
     if used.is_empty() {
         return String::new();
     }
-    let each = |cpu: &UsedCpu| format!("{} {:.1}", cpu.process.roles.join("+"), cpu.micros_each(operations));
+    let each = |cpu: &UsedCpu| {
+        format!(
+            "{} {:.1}",
+            cpu.process.roles.join("+"),
+            cpu.micros_each(operations)
+        )
+    };
     let each: Vec<_> = used.iter().map(each).collect();
     format!("CPU        µs for each operation: {}\n", each.join("  "))
 }
@@ -145,7 +148,7 @@ async fn listening(address: &Address, listeners: &[(SocketAddr, i32)]) -> Option
     None
 }
 
-/// What `/proc` tells.
+/// Reads `/proc`.
 #[cfg(target_os = "linux")]
 mod proc {
     use std::{collections::BTreeMap, net::SocketAddr};
@@ -177,10 +180,7 @@ mod proc {
     }
 
     /// CPU time of a process since its start, in seconds; none when the process has ended.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "ticks for people stay far below 2^52"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "ticks for people stay far below 2^52")]
     pub(super) fn cpu_seconds(pid: i32) -> Option<f64> {
         let stat = Process::new(pid).and_then(|process| process.stat()).ok()?;
         Some((stat.utime + stat.stime) as f64 / ticks_per_second() as f64)
@@ -213,11 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_is_told_for_each_operation() {
-        let all = [
-            used(&["acceptor"], 0.5),
-            used(&["learner", "proposer"], 2.0),
-        ];
+    fn cpu_time_is_shown_for_each_operation() {
+        let all = [used(&["acceptor"], 0.5), used(&["learner", "proposer"], 2.0)];
         assert_eq!(
             text(&all, 1000),
             "CPU        µs for each operation: acceptor 500.0  learner+proposer 2000.0\n"

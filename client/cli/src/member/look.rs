@@ -151,16 +151,21 @@ impl MembersLook {
         let members = configuration.members().iter();
         let members = members.map(|(&uuid, member)| {
             let answer = answers.iter().find(|answer| answer.uuid == uuid);
-            let is_blank_there = answers
+            let blank_there = answers
                 .iter()
-                .any(|answer| answer.is_blank() && *answer.address == *member.address);
+                .find(|answer| answer.is_blank() && *answer.address == *member.address);
             let state = match answer {
                 Some(answer) if answer.votes => SeenState::Votes,
                 Some(_) => SeenState::Waits,
-                None if is_blank_there => SeenState::Lost,
+                None if blank_there.is_some() => SeenState::Lost,
                 None => SeenState::Silent,
             };
-            let name = answer.map_or(&*member.name, |answer| &answer.status.id);
+            // The configuration of the first era has no names. An acceptor that lost its disk usually keeps its name.
+            let name = match (answer, blank_there) {
+                (Some(answer), _) => &*answer.status.id,
+                (None, Some(blank)) if member.name.is_empty() => &*blank.status.id,
+                (None, _) => &*member.name,
+            };
             SeenAcceptor {
                 uuid,
                 name: name.to_owned(),
@@ -216,7 +221,8 @@ impl MembersLook {
         match named[..] {
             [member] => Ok(member),
             [] => {
-                let members: Vec<_> = self.members.iter().map(SeenAcceptor::shown).collect();
+                let mut members: Vec<_> = self.members.iter().map(SeenAcceptor::shown).collect();
+                members.sort();
                 Err(no(format!(
                     "no member is {}; the members are {}",
                     printable(id),

@@ -199,14 +199,18 @@ fn of_cluster(
     for (index, report) in status.acceptors.iter().enumerate() {
         let Ok(answer) = &report.answer else { continue };
         let name = format!("acceptor {} ({})", answer.id, report.address);
-        let refused = refusal(&name, cluster, answer)
+        let is_place = configuration.is_some_and(|configuration| {
+            let mut members = configuration.members.iter();
+            members.any(|member| member.address == report.address.as_str())
+        });
+        let refused = refusal(&name, (cluster, is_place), answer)
             .or_else(|| outside(&name, configuration?, answer))
             .or_else(|| {
                 let found = back.iter().find(|found| Some(found.acceptor) == uuid(answer))?;
                 Some((
                     format!("{name}: {found}"),
                     "stop the acceptor. If the right disk still exists, start the acceptor on this disk; otherwise \
-                     leave the acceptor stopped. Change no other data directory",
+                     empty its directory, start it again, and run `paxos member replace`. Change no other data directory",
                 ))
             })
             .or_else(|| {
@@ -268,16 +272,26 @@ fn of_cluster(
 /// A problem, and advice.
 type Wrong = (String, &'static str);
 
-/// Why an acceptor's votes do not count in this cluster.
-fn refusal(name: &str, cluster: &[u8], answer: &AcceptorStatusResponse) -> Option<Wrong> {
+/// Why an acceptor's votes do not count in this cluster. `is_place`: the acceptor answers at a member's address.
+fn refusal(name: &str, (cluster, is_place): (&[u8], bool), answer: &AcceptorStatusResponse) -> Option<Wrong> {
     if matches!(answer.membership(), Membership::Blank | Membership::Seeded) {
-        return Some((
-            format!(
-                "{name} is blank, but its cluster is formed: the acceptor has lost its disk, and is never counted again"
-            ),
-            "stop the acceptor; it cannot be replaced in this release. Never empty the data directory of another \
-             acceptor",
-        ));
+        return Some(if is_place {
+            (
+                format!(
+                    "{name} is blank, but its cluster is formed: the member at this address has lost its disk"
+                ),
+                "if the disk cannot be recovered, replace the member: `paxos member list` prints the command. Never empty the \
+                 data directory of another acceptor",
+            )
+        } else {
+            (
+                format!(
+                    "{name} is blank, but its cluster is formed: the acceptor is new, or a member has lost its disk"
+                ),
+                "`paxos member add` makes a new acceptor a member, and `paxos member replace` with --with replaces a member \
+                 by this acceptor",
+            )
+        });
     }
     if cluster_id(answer) != cluster {
         let found = hex(cluster_id(answer));
@@ -303,8 +317,7 @@ fn refusal(name: &str, cluster: &[u8], answer: &AcceptorStatusResponse) -> Optio
 fn outside(name: &str, latest: &Configuration, answer: &AcceptorStatusResponse) -> Option<Wrong> {
     let own = &answer.stamp.as_ref()?.acceptor;
     let is_member = latest.members.iter().any(|member| member.acceptor == *own);
-    let is_later = latest.era > 0;
-    (is_later && !is_member).then(|| {
+    (!is_member).then(|| {
         (
             format!("{name} is no member in era {}", latest.era),
             "if this acceptor was removed, it may be stopped; a new acceptor becomes a member at the end of `paxos member`",

@@ -111,7 +111,7 @@ pub(crate) fn volume_is_lost(engine: Engine) -> Completion {
     println!("{finding}");
     let advice = finding["advice"].as_str().unwrap();
     assert!(
-        advice.contains("stop the acceptor; it cannot be replaced"),
+        advice.contains("replace the member: `paxos member list`"),
         "{advice}"
     );
     assert_eq!(

@@ -1,5 +1,6 @@
 //! The binary as users and scripts see it: `dev`, documented errors and exit codes, clean stops.
 
+mod bench;
 mod json;
 
 use std::{
@@ -153,63 +154,6 @@ async fn dev_runs_a_whole_cluster_that_the_other_commands_find() {
     assert!(last.ends_with("  followed"), "{last}");
     interrupt(&follower.0, Signal::SIGINT);
     assert!(ended(&mut follower.0).await.success());
-
-    let args: Vec<_> = "bench --duration 200ms --in-flight 8 --output json"
-        .split(' ')
-        .collect();
-    let bench = dev.run(&args).await;
-    let bench: Value = serde_json::from_str(&stdout(&bench)).unwrap();
-    assert!(
-        integer(&bench["proposals"]).unwrap() > 0 && bench["outcome_unknown"] == "0",
-        "{bench}"
-    );
-    // The cluster is one process, and this command another.
-    let processes = bench["processes"].as_array().unwrap();
-    let roles: Vec<_> = processes.iter().map(|process| &process["roles"]).collect();
-    assert_eq!(
-        roles,
-        [&json!(["acceptor", "proposer", "learner"]), &json!(["client"])],
-        "{bench}"
-    );
-    assert!(
-        processes[0]["cpu_us_for_each_operation"].as_f64().unwrap() > 0.0,
-        "{bench}"
-    );
-    for kind in ["--unary", "--exactly-once"] {
-        let args = ["bench", kind, "--duration", "200ms", "--in-flight", "2"];
-        let bench = stdout(&dev.run(&args).await);
-        assert!(
-            bench.contains("p99.9") && bench.contains("0 outcome unknown"),
-            "{bench}"
-        );
-    }
-
-    let mixed = [
-        "bench",
-        "--reads",
-        "50",
-        "--registers",
-        "300",
-        "--duration",
-        "200ms",
-        "--output",
-        "json",
-    ];
-    let mixed: Value = serde_json::from_str(&stdout(&dev.run(&mixed).await)).unwrap();
-    assert!(
-        integer(&mixed["reads"]["answered"]).unwrap() > 0
-            && mixed["reads"]["failed"] == "0"
-            && mixed["reads"]["latency_ms"]["p50"].as_f64().unwrap() > 0.0
-            && integer(&mixed["proposals"]).unwrap() > 0,
-        "{mixed}"
-    );
-    let written = stdout(&dev.run(&["get", "--prefix", "paxos-bench/"]).await);
-    assert_eq!(written.lines().count(), 300);
-    let reads = stdout(&dev.run(&["bench", "--reads", "100", "--duration", "200ms"]).await);
-    assert!(
-        reads.starts_with("reads ") && reads.contains("failed     0\nCPU        µs for each operation: acceptor+"),
-        "{reads}"
-    );
 
     // The ports are taken now.
     let base = dev.urls.rsplit(':').next().unwrap().parse::<u16>().unwrap() - 3;

@@ -15,7 +15,7 @@ use paxos_proto::v1::{
 
 impl Cluster {
     /// The calls of a forming proposer, made by the test: the acceptors end up as after a proposer killed midway.
-    async fn form(&self, acceptor: usize, step: Option<Step>) -> FormResponse {
+    pub(crate) async fn form(&self, acceptor: usize, step: Option<Step>) -> FormResponse {
         let channel = channel(&self.acceptors[acceptor].address);
         until("the acceptor answers", async || {
             let request = FormRequest {
@@ -29,7 +29,7 @@ impl Cluster {
     }
 
     /// The configuration with these acceptors as members.
-    async fn configuration(&self, acceptors: &[usize]) -> pb::Configuration {
+    pub(crate) async fn configuration(&self, acceptors: &[usize]) -> pb::Configuration {
         let mut members = Vec::new();
         for &acceptor in acceptors {
             let stamp = self.form(acceptor, None).await.stamp;
@@ -85,7 +85,7 @@ impl Cluster {
 }
 
 /// Waits until a process has logged this text.
-async fn logs(process: &Process, text: &str) {
+pub(crate) async fn logs(process: &Process, text: &str) {
     until(&format!("{} logs: {text}", process.name), async || {
         process.log().contains(text).then_some(())
     })
@@ -370,7 +370,7 @@ async fn wiped_acceptor_is_refused_and_the_rest_goes_on() {
         outcome,
         "has lost its disk",
         "has lost its disk",
-        "is blank, but its cluster is formed: the acceptor has lost its disk",
+        "is blank, but its cluster is formed: the member at this address has lost its disk",
     )
     .await;
 }

@@ -74,6 +74,16 @@ fn help_of_status_says_how_it_exits() {
 }
 
 #[test]
+fn help_of_member_says_how_it_exits() {
+    insta::assert_snapshot!(help(&["member", "--help"]));
+}
+
+#[test]
+fn help_of_member_replace_says_who_answers_at_which_address() {
+    insta::assert_snapshot!(help(&["member", "replace", "--help"]));
+}
+
+#[test]
 fn help_of_bench_has_defaults_and_units() {
     insta::assert_snapshot!(help(&["bench", "--help"]));
 }

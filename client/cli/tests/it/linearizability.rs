@@ -23,9 +23,9 @@ use crate::harness::{Cluster, until};
 /// Time limit of a client's call: shorter than a pause, so that some outcomes stay unknown.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A history of fewer calls tests nothing.
-const CALLS_MIN: usize = 200;
+pub(crate) const CALLS_MIN: usize = 200;
 
-async fn work(caller: Caller, over: Arc<AtomicBool>) {
+pub(crate) async fn work(caller: Caller, over: Arc<AtomicBool>) {
     let mut step = 0;
     while !over.load(Ordering::Relaxed) {
         step += 1;
@@ -107,7 +107,7 @@ async fn history_of(rounds: usize) -> Vec<Record> {
     recorder.history()
 }
 
-fn check(history: &[Record]) {
+pub(crate) fn check(history: &[Record]) {
     let unknown = history.iter().filter(|record| record.ended.is_none()).count();
     println!("{} calls, {unknown} of them with unknown outcomes", history.len());
     assert!(history.len() > CALLS_MIN, "it tests nothing otherwise");

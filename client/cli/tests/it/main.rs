@@ -26,6 +26,7 @@ mod learner_kills;
 mod limits;
 mod linearizability;
 mod lost_commits;
+mod members;
 mod metrics;
 mod outcomes;
 mod paused;

@@ -7,16 +7,21 @@
 //!
 //! An acceptor whose own configuration does not list it is *outside*: a joiner, before the change takes force, or a removed
 //! acceptor. An acceptor outside keeps all rules. Its votes count nowhere.
+//!
+//! A joiner begins with an empty log at slot 0, also if the log of the cluster begins above: after trims, or at the base of a
+//! restored cluster. The leader brings the joiner a snapshot, and the joiner lifts itself to the end of the snapshot. Until
+//! then, the joiner's watermark stays at 0: no leader proposes a slot below the first slot of a phase-2 quorum, and a watermark
+//! advances over rows only. So an empty joiner never counts as a holder of the log, and no change takes force by its watermark.
+//! In a campaign of a later era that lists the joiner, a phase-1 quorum contains an acceptor that holds the log.
 
 use std::sync::Arc;
 
-use super::{Acceptor, Group, Membership, Seed, membership::describe};
+use super::{Acceptor, Group, Membership, membership::describe};
 use crate::paxos::{
     ballot::Ballot,
     era::{CHANGES_VERSION, Era},
     identity::ClusterId,
     quorum::Configuration,
-    slot::Slot,
     value::Value,
 };
 
@@ -50,17 +55,6 @@ pub enum InstallRefusal {
          start it again, and replace the member"
     )]
     Listed(Era),
-    /// The cluster began with a backup, and the acceptor has no snapshot of the cluster.
-    #[error(
-        "the log of cluster {cluster} begins with a backup, and this acceptor holds no snapshot of this cluster to slot {base} or \
-         above: bring this acceptor a snapshot first"
-    )]
-    NoBackup {
-        /// The cluster.
-        cluster: ClusterId,
-        /// The first slot of the cluster.
-        base: Slot,
-    },
     /// The acceptor belongs to no cluster.
     #[error(
         "this acceptor is blank and its cluster is formed: a member lost its disk, or the acceptor is new. If the disk of a \
@@ -80,12 +74,9 @@ impl Acceptor {
     /// With `join`, a blank acceptor takes the configuration as well, unless the configuration lists this acceptor: this
     /// acceptor will join the cluster. Without, a blank acceptor refuses, because it may have lost its disk.
     ///
-    /// The log of a restored cluster begins above slot 0. So a blank acceptor joins a restored cluster only with a snapshot of
-    /// this cluster, held as a seed. The same commit makes the snapshot the bottom, and the log begins there.
-    ///
     /// # Errors
-    /// When the acceptor belongs to another cluster, is blank without `join`, is about to form a cluster, lacks the snapshot of
-    /// a restored cluster, or holds another configuration of the same era.
+    /// When the acceptor belongs to another cluster, is blank without `join`, is about to form or to restore a cluster, or holds
+    /// another configuration of the same era.
     pub fn install(
         &self,
         group: &mut Group,
@@ -94,12 +85,10 @@ impl Acceptor {
     ) -> Result<(), InstallRefusal> {
         let asked = configuration.cluster_id();
         match group.membership.as_ref().unwrap_or(&self.membership) {
-            Membership::Blank if join => self.check_join(configuration, None)?,
-            Membership::Seeded(seed) if join && seed.cluster == asked => {
-                let seed = *seed;
-                self.check_join(configuration, Some(seed))?;
-                group.begin_at(seed.base);
+            Membership::Blank if join && configuration.members().contains_key(&self.uuid) => {
+                return Err(InstallRefusal::Listed(configuration.era()));
             }
+            Membership::Blank if join => {}
             Membership::Blank => return Err(InstallRefusal::Blank),
             Membership::Seeded(_) | Membership::Forming(_) => return Err(InstallRefusal::NotFormed),
             Membership::Formed(stored) if stored.cluster_id() != asked => {
@@ -125,21 +114,6 @@ impl Acceptor {
         group.knows_changes();
         group.needs_commit = true;
         Ok(())
-    }
-
-    /// Checks that a blank acceptor, or an acceptor with a seed of the same cluster, may join.
-    fn check_join(&self, configuration: &Configuration, seed: Option<Seed>) -> Result<(), InstallRefusal> {
-        if configuration.members().contains_key(&self.uuid) {
-            return Err(InstallRefusal::Listed(configuration.era()));
-        }
-        let base = configuration.origin().map(|origin| origin.base());
-        match base.filter(|base| seed.is_none_or(|seed| seed.base < *base)) {
-            Some(base) => Err(InstallRefusal::NoBackup {
-                cluster: configuration.cluster_id(),
-                base,
-            }),
-            None => Ok(()),
-        }
     }
 
     /// The era of this acceptor's configuration. The promise is of the same era.

@@ -67,19 +67,14 @@ pub enum ChangeStage {
     Unknown,
 }
 
-/// Why a change of members is not made. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+/// Why a change of members is not made. Nothing has changed. The words for people are in the proposer's service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ChangeRefusal {
     /// Only a leader changes members.
-    #[error("this proposer does not lead: ask the leader")]
     NotLeading,
     /// The value is no change.
-    #[error("the value is no change of members: give the configuration of the next era")]
     NoChange,
     /// The members have changed since the request was made.
-    #[error(
-        "the members have changed since you looked (era {present}, and the request is for era {asked}): look again"
-    )]
     OtherEra {
         /// The present era.
         present: Era,
@@ -87,13 +82,8 @@ pub enum ChangeRefusal {
         asked: Era,
     },
     /// One change at a time.
-    #[error("another change is under way: wait for it")]
     UnderWay,
     /// The new members could never decide anything.
-    #[error(
-        "of the {members} members after the change {needed} are needed and {answering} would answer: nothing could be ordered. \
-         Replace a member that does not answer"
-    )]
     Never {
         /// Number of new members.
         members: usize,
@@ -103,26 +93,14 @@ pub enum ChangeRefusal {
         answering: usize,
     },
     /// A value further on may be chosen, and belongs to the present era.
-    #[error(
-        "slot {0} holds a vote far above the log, and the value may be chosen: the log must reach this slot before the members \
-         change. Ask again then"
-    )]
     VotedAhead(Slot),
     /// A joiner gives no answer.
-    #[error(
-        "acceptor {0} does not answer the leader: give the address that the cluster's own network knows, and ask again"
-    )]
     Silent(AcceptorUuid),
     /// The new members never reached the tip of the log.
-    #[error(
-        "the new members did not catch up with the leader in {PAUSES_MAX} pauses: ask again when there is less load"
-    )]
     TooSlow,
     /// Another change was chosen.
-    #[error("another change of members has taken force: look again")]
     Another,
     /// The leader was deposed before it proposed the change.
-    #[error("this proposer does not lead any more, and has not proposed the change: ask again")]
     Deposed,
 }
 
@@ -214,10 +192,15 @@ impl Proposer {
             Ok(change) => {
                 let is_new = self.change.is_none();
                 if is_new {
+                    let joiners = change.joiners.clone();
                     if let Phase::Leading(lead) = &mut self.phase {
-                        change.joiners.iter().for_each(|&joiner| lead.follow(joiner));
+                        joiners.iter().for_each(|&joiner| lead.follow(joiner));
                     }
                     self.change = Some(change);
+                    // The link to an acceptor that the last change has removed may still be open.
+                    for joiner in joiners.intersection(&self.open.clone()) {
+                        self.open_stream(*joiner);
+                    }
                     self.effects.push(Effect::LinksChanged);
                 }
                 self.say_progress();

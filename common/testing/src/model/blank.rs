@@ -41,10 +41,10 @@ impl AcceptorStep<'_> {
         if self.cluster.eras.len() == 1 || self.node.core.formed_cluster().is_some() {
             return false;
         }
-        match message {
-            Message::Form(configuration) => configuration.members().contains_key(&uuid(self.place)),
-            _ => true,
-        }
+        let Message::Form(configuration) = message else {
+            return true;
+        };
+        configuration.members().contains_key(&uuid(self.place))
     }
 
     /// The disk is lost, and the process starts on an empty disk.

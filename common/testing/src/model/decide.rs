@@ -26,10 +26,12 @@ impl AcceptorStep<'_> {
         from: Node,
         message: &Message,
     ) -> Result<Option<Answer>, Broken> {
-        let ballot = match message {
-            Message::Prepare(prepare, _) => Some(prepare.ballot),
-            Message::Accept(accept) => Some(accept.ballot),
-            _ => None,
+        let ballot = if let Message::Prepare(prepare, _) = message {
+            Some(prepare.ballot)
+        } else if let Message::Accept(accept) = message {
+            Some(accept.ballot)
+        } else {
+            None
         };
         let is_overtaken = ballot.is_some_and(|ballot| ballot < group.promised());
         if self.node.is_full && !is_overtaken {

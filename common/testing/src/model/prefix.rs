@@ -294,6 +294,26 @@ pub(crate) fn two_recorded(cluster: &Cluster, state: State) -> State {
     restart_idle(cluster, play_and_lose(cluster, state, &parts))
 }
 
+/// The past of [`two_recorded`], and then a second leader has the first two acceptors choose slot 0 again. The leader still
+/// leads, and claims less than the leader before.
+pub(crate) fn two_recorded_and_one_claimed(cluster: &Cluster, state: State) -> State {
+    let accept_first = |acceptor| {
+        let accept = Step::AcceptAt {
+            proposer: 1,
+            acceptor,
+            slot: 0,
+        };
+        vec![accept, Commit(acceptor)]
+    };
+    let parts = [
+        reign(1, &[0, 1]),
+        accept_first(0),
+        accept_first(1),
+        count(1, &[0, 1]),
+    ];
+    play_and_lose(cluster, two_recorded(cluster, state), &parts)
+}
+
 /// The past of [`one_knower`], and then a second leader knows slot 0 to be chosen, and claims so to the last two
 /// acceptors. Neither has a row of the second leader. Then the second leader dies.
 pub(crate) fn two_claimed(cluster: &Cluster, state: State) -> State {

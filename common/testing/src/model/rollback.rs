@@ -364,7 +364,7 @@ impl Rollback {
         table.stored.merge(passed.iter());
         table.stored.merge(observer.untrusted.iter());
         table.stored.bound(WITNESSED_RUNS_MAX);
-        if observer.guard.trusts(ACCEPTOR) {
+        if passed.of(ACCEPTOR).next().is_some() {
             table.heard.extend(observer.heard);
         }
     }

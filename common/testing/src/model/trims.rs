@@ -182,7 +182,7 @@ impl AcceptorStep<'_> {
         granted.expect("a heartbeat breaks nothing");
     }
 
-    /// Answers a request that is not granted for lack of space. The claim of a leader is heard all the same, so that the
+    /// Answers a request that is not granted for lack of space. The claim of a leader is heard nevertheless, so that the
     /// acceptor can trim.
     pub(super) fn turn_away_for_space(
         &mut self,

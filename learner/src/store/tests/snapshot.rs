@@ -239,30 +239,6 @@ async fn damaged_record_or_log_after_the_snapshot_has_the_file_set_aside() {
 }
 
 #[tokio::test]
-async fn file_without_checksums_of_its_marks_is_upgraded() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut writer = TestWriter::open(directory.path()).await;
-    writer.write(varied()).await;
-    writer.write_numbered(3_000).await;
-    writer.log.close().await;
-    writer.store.close().await.unwrap();
-    let path = directory.path().join(FILE);
-    let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await.unwrap();
-    let earlier = "ALTER TABLE digest DROP COLUMN checksum; ALTER TABLE state DROP COLUMN configuration; \
-                   PRAGMA user_version = 5";
-    sqlx::raw_sql(earlier).execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
-    for _ in 0..2 {
-        let opened = open(directory.path(), CLUSTER).await.unwrap();
-        assert_eq!(opened.progress.latest(), writer.progress.latest());
-        assert_eq!(opened.progress.digests(), writer.progress.digests());
-        assert_eq!(opened.machine, writer.knowledge.machine(Machine::clone));
-        opened.close().await;
-        assert!(!directory.path().join("learner.db.damaged").exists());
-    }
-}
-
-#[tokio::test]
 async fn only_the_recorded_file_stays_for_an_installation() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = TestWriter::open(directory.path()).await;

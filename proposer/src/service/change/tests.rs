@@ -117,6 +117,7 @@ async fn passed_on(stages: Vec<ChangeStage>) -> Vec<Result<Stage, Status>> {
             stages: news.subscribe(),
             taken: Arc::default(),
         },
+        Configuration::clone(&next([1, 2, 4])),
         answers,
     ));
     let mut received = vec![receiver.recv().await.unwrap()];
@@ -199,6 +200,7 @@ async fn growing_bytes_are_reported_once_a_second() {
             stages: news.subscribe(),
             taken: Arc::clone(&taken),
         },
+        Configuration::clone(&next([1, 2, 4])),
         answers,
     ));
     for expected in [0, 100, 200] {

@@ -6,10 +6,7 @@ use paxos_client::{
     Address, Cause, ErrorCode,
     raw::{AcceptorReport, ClusterReport},
 };
-use paxos_common::{
-    paxos::{identity::AcceptorUuid, quorum::Configuration},
-    wire,
-};
+use paxos_common::paxos::{identity::AcceptorUuid, quorum::Configuration};
 use paxos_proto::v1 as pb;
 
 use super::*;
@@ -105,20 +102,25 @@ fn lost_disk_and_new_acceptor_come_with_their_commands() {
     let text = text(&look);
     assert!(text.contains("none may be lost"), "{text}");
     assert!(
-        text.contains("lost its disk\n    what to do: paxos member replace abcd0003\n"),
+        text.contains("lost its disk\n    what to do: paxos member replace acceptor-9\n"),
         "{text}"
     );
     assert!(
         text.contains("what to do: paxos member add http://a4:1\n"),
         "{text}"
     );
-    assert!(
-        !text.contains("acceptor-9"),
-        "the acceptor of the lost disk is no row of its own: {text}"
+    let rows = text.lines().filter(|line| line.starts_with("acceptor-9  "));
+    assert_eq!(
+        rows.count(),
+        1,
+        "the blank acceptor at the place of the lost disk is no row of its own: {text}"
     );
     let json = json(&look);
     assert_eq!(json["members"][2]["state"], "lost its disk");
-    assert_eq!(json["members"][2]["what_to_do"], "paxos member replace abcd0003");
+    assert_eq!(
+        json["members"][2]["what_to_do"],
+        "paxos member replace acceptor-9"
+    );
     assert_eq!(json["outside"][0]["address"], "http://a4:1");
     assert_eq!((&json["may_be_lost"], &json["era"]), (&0.into(), &"0".into()));
 }
@@ -134,10 +136,6 @@ fn silent_members_and_a_missing_quorum_are_named() {
 fn acceptor_with_an_earlier_configuration_is_outside_the_latest() {
     let entry = |number: u128| (uuid(number), Arc::<str>::from(address(number)).into());
     let later = configuration().changed_to([1, 2, 4].map(entry), 2, 2).unwrap();
-    // This release reads no configuration of a later era unless it serves it.
-    if wire::check_served("era", later.era()).is_err() {
-        return;
-    }
     let mut reports: Vec<_> = [1, 2, 3, 4].map(formed).into();
     for report in &mut reports[..2] {
         report.answer.as_mut().unwrap().configuration = Some((&later).into());

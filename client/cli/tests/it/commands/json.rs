@@ -13,14 +13,18 @@ use super::{Dev, ended, interrupt};
 use crate::harness::{Cluster, PATIENCE, paxos, run, stdout};
 
 /// Names of fields with integers of 32 bits: numbers in JSON. All other integers are strings.
-const NARROW: [&str; 11] = [
+const NARROW: [&str; 15] = [
+    "accepted",
     "alive_interval_ms",
     "in_flight",
     "leader_timeout_ms",
     "limit",
+    "may_be_lost",
+    "of",
     "offset",
     "phase1",
     "phase2",
+    "pid",
     "protocol_version",
     "reads_percent",
     "timeout_ms",
@@ -63,6 +67,8 @@ async fn every_command_prints_wide_integers_as_strings_in_json() {
         "status",
         "bench --duration 100ms --in-flight 2 --reads 50",
         &backup,
+        "member list",
+        "member quorums --phase1 3 --phase2 1 --force",
     ];
     let mut shown = BTreeSet::new();
     for line in lines {

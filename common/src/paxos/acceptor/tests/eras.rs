@@ -138,44 +138,59 @@ fn blank_acceptor_that_the_configuration_lists_has_lost_its_disk_and_does_not_jo
 }
 
 #[test]
-fn acceptor_joins_a_restored_cluster_only_with_a_snapshot_of_this_cluster() {
+fn joiner_of_a_restored_cluster_begins_empty_and_lifts_itself_to_a_snapshot_below_the_claim() {
     let origin = Origin::after([7; 32], slot(5), None).unwrap();
     let base = origin.base();
     let restored = configuration(&[2, 3, 4]).restored_from(origin);
-    let second = next(&restored, &[2, 3]);
-    let cluster = restored.cluster_id();
-    let no_backup = Err(InstallRefusal::NoBackup { cluster, base });
-    let holding = |seed| {
-        Fixture::with(Recovered {
-            membership: match seed {
-                None => Membership::Blank,
-                Some((cluster, base)) => Membership::Seeded(Seed { cluster, base }),
-            },
+    for configuration in [&restored, &next(&restored, &[2, 3])] {
+        let mut joiner = Fixture::with(Recovered {
+            membership: Membership::Blank,
             ..recovered()
-        })
-    };
-    for configuration in [&restored, &second] {
-        assert_eq!(holding(None).install(configuration, true), no_backup);
-        let below = holding(Some((cluster, slot(base.get() - 1)))).install(configuration, true);
-        assert_eq!(below, no_backup);
-        let foreign = holding(Some((first().cluster_id(), base))).install(configuration, true);
-        assert_eq!(foreign, Err(InstallRefusal::NotFormed));
-        let without_join = holding(Some((cluster, base))).install(configuration, false);
-        assert_eq!(without_join, Err(InstallRefusal::NotFormed));
-        // The snapshot of a member may end above the base.
-        let to = base.plus(9);
-        let mut joiner = holding(Some((cluster, to)));
+        });
+        assert_eq!(joiner.install(configuration, false), Err(InstallRefusal::Blank));
         assert_eq!(joiner.install(configuration, true), Ok(()));
-        assert_eq!(
-            joiner.core.membership(),
-            &Membership::Formed(configuration.clone())
-        );
-        let marks = (
-            joiner.core.trimmed_to(),
-            joiner.core.known_to(),
-            joiner.core.voted_to(),
-        );
-        assert_eq!(marks, (to, to, to), "the log begins at the end of the snapshot");
+        let joined = Membership::Formed(configuration.clone());
+        assert_eq!(joiner.core.membership(), &joined);
+        let marks = |joiner: &Fixture| {
+            let core = &joiner.core;
+            (core.trimmed_to(), core.chosen_to(), core.voted_to())
+        };
+        assert_eq!(marks(&joiner), (Slot::ZERO, Slot::ZERO, Slot::ZERO));
+        // A vote of the joiner does not move its watermark over the slots that it lacks.
+        let leader = ballot(1).in_era(configuration.era());
+        let (to, tip) = (base.plus(3), base.plus(9));
+        let proposal = Accept {
+            ballot: leader,
+            ..accept(1, tip.get(), &[(tip.get(), "a")])
+        };
+        let answer = joiner.accept(&proposal).unwrap();
+        assert!(matches!(answer, AcceptAnswer::Accepted { .. }), "{answer:?}");
+        assert_eq!(marks(&joiner), (Slot::ZERO, Slot::ZERO, tip.next()));
+        assert_eq!(joiner.core.trim_cap(), tip);
+        let mut group = joiner.core.group();
+        let above = joiner.core.trim(&mut group, tip.next());
+        assert!(matches!(above, Err(TrimRefusal::AboveCap { .. })), "{above:?}");
+        assert_eq!(joiner.core.trim(&mut group, to), Ok(()));
+        joiner.commit(group);
+        assert_eq!(marks(&joiner), (to, to, tip.next()));
+    }
+}
+
+#[test]
+fn acceptor_with_a_backup_does_not_join() {
+    let origin = Origin::after([7; 32], slot(5), None).unwrap();
+    let restored = configuration(&[2, 3, 4]).restored_from(origin.clone());
+    let seed = Seed {
+        cluster: restored.cluster_id(),
+        base: origin.base(),
+    };
+    let mut seeded = Fixture::with(Recovered {
+        membership: Membership::Seeded(seed),
+        ..recovered()
+    });
+    for join in [false, true] {
+        assert_eq!(seeded.install(&restored, join), Err(InstallRefusal::NotFormed));
+        assert_eq!(seeded.core.membership(), &Membership::Seeded(seed));
     }
 }
 

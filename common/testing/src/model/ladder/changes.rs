@@ -7,6 +7,7 @@ use crate::model::{
         older_vote_and_a_switch, one_chosen_alone, one_chosen_by_two, one_chosen_then_idle,
         one_knower_then_idle, switched, void_change,
     },
+    rollback,
     scenario::{
         Allowance, Members, Scenario,
         Spend::{
@@ -112,7 +113,7 @@ pub(super) fn small() -> Vec<Rung> {
             },
         ),
         rung(
-            415,
+            431,
             Scenario {
                 learners: 1,
                 reach: &[&[0, 1], &[1, 2]],
@@ -202,7 +203,8 @@ pub(super) fn large() -> Vec<Rung> {
         rung(Scenario {
             slots: 3,
             commands: &[0, 0],
-            allowance: allow(&[(Campaign, 1), (Change, 2)]),
+            // The members of the third era hear the watermark of the second.
+            allowance: allow(&[(Campaign, 1), (Change, 2), (Heartbeat, 3)]),
             // Not satisfied by the first change: a configuration of the second change takes force.
             expected: &[Sight::SecondInstallation],
             ..changing("12 there and back", 2, THERE_AND_BACK)
@@ -310,7 +312,8 @@ pub(super) fn large() -> Vec<Rung> {
         rung(Scenario {
             slots: 3,
             commands: &[0, 0],
-            allowance: allow(&[(Campaign, 1), (Change, 2)]),
+            // The members of the third era hear the watermark of the second.
+            allowance: allow(&[(Campaign, 1), (Change, 2), (Heartbeat, 3)]),
             expected: &[Sight::SecondInstallation],
             ..changing("12 one acceptor by another, twice", 3, ONE_BY_ONE_TWICE)
         }),
@@ -386,5 +389,17 @@ pub(super) fn large() -> Vec<Rung> {
             allowance: allow(&[(Campaign, 1)]),
             ..changing("12 a void change", 3, THREE_TO_TWO)
         }),
+        Rung {
+            case: Case::Rollback(rollback::Scenario {
+                tables: 1,
+                others_needed_later: Some(1),
+                forgets: 1,
+                starts: 2,
+                commits: 1,
+                expected: &[Sight::LostDiskRefused],
+                ..rollback::Scenario::small("12 a disk that goes back while the members change")
+            }),
+            unique_states: None,
+        },
     ]
 }

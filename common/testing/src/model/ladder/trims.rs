@@ -3,7 +3,10 @@
 use super::{Rung, TWO_EACH};
 use crate::model::{
     climb::Case,
-    prefix::{one_knower, one_knower_of_four, one_knower_of_many, two_chosen, two_chosen_once, two_recorded},
+    prefix::{
+        one_knower, one_knower_of_four, one_knower_of_many, two_chosen, two_chosen_once, two_recorded,
+        two_recorded_and_one_claimed,
+    },
     scenario::{
         Allowance, Scenario,
         Spend::{
@@ -225,6 +228,15 @@ pub(super) fn large() -> Vec<Rung> {
             ]),
             expected: &[Sight::Installed, Sight::Learned, Sight::FeedSwitched],
             ..Scenario::small("10 a learner installs two snapshots")
+        }),
+        rung(Scenario {
+            slots: 2,
+            commands: &[2, 0],
+            reach: &[&[0, 1, 2], &[0, 1, 2]],
+            prefix: two_recorded_and_one_claimed,
+            allowance: allow(&[(Campaign, 1), (Heartbeat, 2), (FillDisk, 1), (Trim, 1)]),
+            expected: &[Sight::ClaimHeard, Sight::TrimmedAboveCap, Sight::TrimmedPage],
+            ..Scenario::small("10 a full acceptor trims to its record")
         }),
         rung(Scenario {
             slots: 2,

@@ -63,3 +63,20 @@ fn acceptor_of_an_earlier_era_is_opened_again_and_not_driven_up() {
     assert!(bench.reopens(1));
     assert_eq!(bench.prepares(), []);
 }
+
+#[test]
+fn member_that_is_added_again_right_after_its_removal_gets_a_stream() {
+    let mut bench = switched();
+    let ballot = bench.core.ballot().unwrap();
+    for number in [1, 2, 3, 4] {
+        bench.handle(Event::Opened(uuid(number)));
+    }
+    bench.promise(1, ballot);
+    bench.promise(4, ballot);
+    assert!(matches!(bench.core.phase(), Phase::Leading(_)));
+    let again = next(&bench, &[1, 2, 3, 4], 3, 2);
+    bench.handle(Event::ChangeMembers(ChangeRequest {
+        change: change_to(&again),
+    }));
+    assert_eq!(bench.asked_streams(), [(uuid(3), ballot)]);
+}

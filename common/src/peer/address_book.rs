@@ -2,17 +2,15 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use paxos_common::{
-    paxos::identity::AcceptorUuid,
-    peer::{Address, Dialer},
-};
+use super::{Address, Dialer};
+use crate::paxos::identity::AcceptorUuid;
 
 /// Maximum number of addresses with a remembered acceptor; the oldest are forgotten. The members of a few configurations.
 const ANSWERS_MAX: usize = 128;
 
 /// The addresses given to this process, and what answered where.
 #[derive(Debug)]
-pub(crate) struct AddressBook {
+pub struct AddressBook {
     given: Vec<Address>,
     dialer: Dialer,
     /// The acceptor that answered last at each address; the latest answer last.
@@ -20,7 +18,8 @@ pub(crate) struct AddressBook {
 }
 
 impl AddressBook {
-    pub(crate) fn new(given: Vec<Address>, dialer: Dialer) -> Self {
+    /// A book with the given addresses. The dialer opens connections to all addresses.
+    pub fn new(given: Vec<Address>, dialer: Dialer) -> Self {
         Self {
             given,
             dialer,
@@ -29,17 +28,17 @@ impl AddressBook {
     }
 
     /// The given addresses.
-    pub(crate) fn given(&self) -> &[Address] {
+    pub fn given(&self) -> &[Address] {
         &self.given
     }
 
     /// Opens connections to acceptors.
-    pub(crate) fn dialer(&self) -> &Dialer {
+    pub fn dialer(&self) -> &Dialer {
         &self.dialer
     }
 
     /// Notes the acceptor that answers at an address.
-    pub(crate) fn answered(&self, address: &Address, acceptor: AcceptorUuid) {
+    pub fn answered(&self, address: &Address, acceptor: AcceptorUuid) {
         let mut answers = self.answers();
         let is_last = |(last, found): &(Address, AcceptorUuid)| (last, *found) == (address, acceptor);
         if answers.last().is_some_and(is_last) {
@@ -55,7 +54,7 @@ impl AddressBook {
 
     /// The addresses to try for an acceptor, in order: where the acceptor answered last; the address in the configuration; and
     /// the given addresses at which no other acceptor answered.
-    pub(crate) fn candidates(&self, acceptor: AcceptorUuid, listed: &str) -> Vec<Address> {
+    pub fn candidates(&self, acceptor: AcceptorUuid, listed: &str) -> Vec<Address> {
         let answers = self.answers();
         let found = answers.iter().find(|(_, found)| *found == acceptor);
         let is_free = |address: &&Address| {
@@ -80,32 +79,50 @@ impl AddressBook {
 
 #[cfg(test)]
 mod tests {
-    use paxos_test_values::acceptor;
-
     use super::*;
 
     fn address(text: &str) -> Address {
         format!("http://{text}:1").parse().unwrap()
     }
 
+    fn uuid(number: u128) -> AcceptorUuid {
+        AcceptorUuid::from_u128(number)
+    }
+
+    /// The hosts to try for an acceptor.
+    fn hosts(book: &AddressBook, acceptor: u128, listed: &str) -> Vec<String> {
+        let candidates = book.candidates(uuid(acceptor), listed);
+        let host = |address: &Address| address.host_and_port().replace(":1", "");
+        candidates.iter().map(host).collect()
+    }
+
     #[test]
     fn place_of_the_last_answer_is_tried_first_and_places_of_others_never() {
         let book = AddressBook::new(["a", "b", "c"].map(address).to_vec(), Dialer::default());
-        let hosts = |number, listed: &str| -> Vec<String> {
-            let candidates = book.candidates(acceptor(number), listed);
-            let host = |address: &Address| address.host_and_port().replace(":1", "");
-            candidates.iter().map(host).collect()
-        };
-        assert_eq!(hosts(1, "http://x:1"), ["x", "a", "b", "c"]);
-        assert_eq!(hosts(1, "http://b:1"), ["b", "a", "c"], "each once");
-        book.answered(&address("b"), acceptor(1));
-        book.answered(&address("a"), acceptor(2));
-        assert_eq!(hosts(1, "http://x:1"), ["b", "x", "c"]);
+        assert_eq!(hosts(&book, 1, "http://x:1"), ["x", "a", "b", "c"]);
+        assert_eq!(hosts(&book, 1, "http://b:1"), ["b", "a", "c"], "each once");
+        assert_eq!(hosts(&book, 1, "no address"), ["a", "b", "c"]);
+        book.answered(&address("b"), uuid(1));
+        book.answered(&address("a"), uuid(2));
+        assert_eq!(hosts(&book, 1, "http://x:1"), ["b", "x", "c"]);
         // Both have moved.
-        book.answered(&address("b"), acceptor(2));
-        assert_eq!(hosts(1, "http://x:1"), ["x", "a", "c"]);
+        book.answered(&address("b"), uuid(2));
+        assert_eq!(hosts(&book, 1, "http://x:1"), ["x", "a", "c"]);
+        assert_eq!(hosts(&book, 2, "http://y:1"), ["b", "y", "a", "c"]);
+        book.answered(&address("x"), uuid(1));
+        book.answered(&address("b"), uuid(1));
+        assert_eq!(
+            hosts(&book, 1, "http://x:1"),
+            ["b", "x", "a", "c"],
+            "the latest answer"
+        );
+    }
+
+    #[test]
+    fn remembered_answers_are_bounded() {
+        let book = AddressBook::new(Vec::new(), Dialer::default());
         for number in 0..1_000 {
-            book.answered(&address(&format!("h{number}")), acceptor(number));
+            book.answered(&address(&format!("h{number}")), uuid(number));
         }
         assert_eq!(book.answers().len(), ANSWERS_MAX);
     }

@@ -1,0 +1,116 @@
+//! Processes killed in the middle of a change of members: the leader, the command, the joiner.
+
+use std::process::{Child, Stdio};
+
+use tokio::time::sleep;
+
+use super::*;
+use crate::harness::paxos;
+
+/// Times from the start of the command to the kill, in milliseconds: before the request, in the copy, at the switch, after.
+const KILLED_AFTER: [u64; 6] = [20, 60, 120, 250, 400, 800];
+
+/// Starts `paxos member` in the background.
+fn start(cluster: &Cluster, action: &[&str]) -> Child {
+    let mut command = paxos(&arguments(action, &cluster.urls()));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Waits for the end of a command.
+async fn ended(command: Child) -> Output {
+    tokio::task::spawn_blocking(move || command.wait_with_output().unwrap())
+        .await
+        .unwrap()
+}
+
+/// Adds the fourth acceptor in even rounds, and removes the acceptor in odd rounds.
+fn change_of(cluster: &Cluster, round: usize) -> (&'static str, String) {
+    match round % 2 {
+        0 => ("add", cluster.acceptors[3].address.to_string()),
+        _ => ("remove", "acceptor-4".to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn change_is_made_though_its_leader_is_killed() {
+    let mut cluster = Cluster::start(3, 3, 1).await;
+    cluster.add_acceptor();
+    under_load(&mut cluster, "leaders killed", async |cluster, load| {
+        for (round, millis) in KILLED_AFTER.into_iter().enumerate() {
+            let leader = cluster.leader().await;
+            let (action, acceptor) = change_of(cluster, round);
+            let command = start(cluster, &[action, &acceptor]);
+            sleep(Duration::from_millis(millis)).await;
+            cluster.proposers[leader].kill();
+            let output = ended(command).await;
+            println!("{millis} ms: {}", stdout(&output));
+            cluster.proposers[leader].start();
+            let era = u64::try_from(round).unwrap() + 1;
+            all_vote(cluster, era, 4 - round % 2).await;
+            load.goes_on(20).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn command_that_is_killed_is_run_again_and_finds_its_change() {
+    let mut cluster = Cluster::start(3, 2, 1).await;
+    cluster.add_acceptor();
+    under_load(&mut cluster, "commands killed", async |cluster, _| {
+        for (round, millis) in KILLED_AFTER.into_iter().enumerate() {
+            let (action, acceptor) = change_of(cluster, round);
+            let mut command = start(cluster, &[action, &acceptor]);
+            sleep(Duration::from_millis(millis)).await;
+            command.kill().unwrap();
+            command.wait().unwrap();
+            let output = member(cluster, &[action, &acceptor]).await;
+            println!(
+                "{millis} ms: {}{}",
+                String::from_utf8_lossy(&output.stdout),
+                stderr(&output)
+            );
+            let era = u64::try_from(round).unwrap() + 1;
+            all_vote(cluster, era, 4 - round % 2).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn joiner_that_is_killed_while_it_copies_goes_on_after_its_start() {
+    let mut cluster = Cluster::start(3, 2, 1).await;
+    let client = cluster.client();
+    for number in 0..64 {
+        client
+            .put(format!("key {number}"), "v".repeat(200_000))
+            .await
+            .unwrap();
+    }
+    cluster.add_acceptor();
+    let joiner = cluster.acceptors[3].address.to_string();
+    // The log also holds the values above, so it is not compared with the load.
+    let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 4);
+    load.goes_on(20).await;
+    {
+        let cluster = &mut cluster;
+        let command = start(cluster, &["add", &joiner]);
+        for millis in [100, 150] {
+            sleep(Duration::from_millis(millis)).await;
+            cluster.acceptors[3].kill();
+            cluster.acceptors[3].start();
+        }
+        // The joiner was away when the leader looked for it, or too often in the copy: nothing has changed. Otherwise the
+        // change is made.
+        let output = ended(command).await;
+        if !output.status.success() {
+            println!("{}", stderr(&output));
+            changed(cluster, &["add", &joiner]).await;
+        }
+    }
+    load.goes_on(20).await;
+    assert!(!load.stop().await.acknowledged.is_empty());
+    all_vote(&cluster, 1, 4).await;
+    serves_without(&mut cluster, 0).await;
+}
