@@ -2,7 +2,10 @@
 //!
 //! `cargo bench -p paxos-acceptor`
 
-#![expect(clippy::unwrap_used, reason = "as in tests: nobody relies on it")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a bench is no part of the product: as in tests, a fault ends it"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -266,8 +266,8 @@ async fn wrong_changes_are_refused_with_what_to_do() {
         itself.contains("itself answers there: nothing to replace"),
         "{itself}"
     );
-    let nobody = format!("http://127.0.0.1:{}", free_ports(1));
-    let silent = refused(&cluster, &["add", &nobody]).await;
+    let unused = format!("http://127.0.0.1:{}", free_ports(1));
+    let silent = refused(&cluster, &["add", &unused]).await;
     assert!(silent.contains("does not answer the leader"), "{silent}");
     let two = refused(&cluster, &["remove", "acceptor-3"]).await;
     assert!(
