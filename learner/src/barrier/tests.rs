@@ -89,7 +89,7 @@ impl BarrierRig {
         self.question.borrow_and_update().as_ref().unwrap().nonce
     }
 
-    async fn tell(&self, acceptor: u128, nonce: u64, voted_to: u64) {
+    async fn report(&self, acceptor: u128, nonce: u64, voted_to: u64) {
         let tail = Tail {
             voted_to: slot(voted_to),
             trimmed_to: Slot::ZERO,
@@ -115,8 +115,8 @@ async fn quorum_that_knows_less_than_is_applied_ends_the_learner() {
     let read = rig.read();
     for _ in 0..SHORT_ROUNDS_MAX {
         let nonce = rig.asked().await;
-        rig.tell(1, nonce, 4).await;
-        rig.tell(2, nonce, 3).await;
+        rig.report(1, nonce, 4).await;
+        rig.report(2, nonce, 3).await;
     }
     assert_eq!(soon(read).await.unwrap(), Err(BarrierError::Stopping));
     soon(rig.shutdown.begun()).await;
@@ -135,13 +135,13 @@ async fn read_passes_once_all_that_a_quorum_may_have_voted_for_is_applied() {
     let read = rig.read();
     let nonce = rig.asked().await;
     assert_eq!(rig.barrier.waiting(), 1);
-    rig.tell(1, nonce, 7).await;
+    rig.report(1, nonce, 7).await;
     // The same answer again is no quorum.
-    rig.tell(1, nonce, 7).await;
+    rig.report(1, nonce, 7).await;
     // Only the tails keep the task busy. So by the next question, after L, the task has seen both tails.
     assert_eq!(rig.asked().await, nonce);
     assert!(!read.is_finished());
-    rig.tell(3, nonce, 9).await;
+    rig.report(3, nonce, 9).await;
     rig.applied.send_replace(applied_to(8));
     soon(rig.fill.changed()).await.unwrap();
     assert!(!read.is_finished());
@@ -155,19 +155,19 @@ async fn answers_to_an_earlier_question_are_not_counted() {
     let mut rig = BarrierRig::new();
     let first = rig.read();
     let earlier = rig.asked().await;
-    rig.tell(1, earlier, 5).await;
-    rig.tell(2, earlier, 5).await;
+    rig.report(1, earlier, 5).await;
+    rig.report(2, earlier, 5).await;
     assert_eq!(soon(first).await.unwrap(), Ok(slot(5)));
     let second = rig.read();
     let nonce = rig.asked().await;
     assert_ne!(nonce, earlier);
-    rig.tell(2, earlier, 5).await;
-    rig.tell(3, earlier, 5).await;
-    rig.tell(1, nonce, 5).await;
+    rig.report(2, earlier, 5).await;
+    rig.report(3, earlier, 5).await;
+    rig.report(1, nonce, 5).await;
     // Not a quorum: after L the question is repeated.
     assert_eq!(rig.asked().await, nonce);
     assert!(!second.is_finished());
-    rig.tell(2, nonce, 5).await;
+    rig.report(2, nonce, 5).await;
     assert_eq!(soon(second).await.unwrap(), Ok(slot(5)));
 }
 
@@ -177,8 +177,8 @@ async fn those_who_come_in_together_share_a_question() {
     let reads: Vec<_> = (0..500).map(|_| rig.read()).collect();
     let nonce = rig.asked().await;
     assert_eq!(rig.barrier.waiting(), 500);
-    rig.tell(1, nonce, 5).await;
-    rig.tell(2, nonce, 5).await;
+    rig.report(1, nonce, 5).await;
+    rig.report(2, nonce, 5).await;
     for read in soon(join_all(reads)).await {
         assert_eq!(read.unwrap(), Ok(slot(5)));
     }
@@ -192,14 +192,14 @@ async fn reads_that_arrive_during_a_round_share_the_next() {
     let nonce = rig.asked().await;
     let others: Vec<_> = (0..500).map(|_| rig.read()).collect();
     rig.waiting(501).await;
-    rig.tell(1, nonce, 5).await;
-    rig.tell(2, nonce, 5).await;
+    rig.report(1, nonce, 5).await;
+    rig.report(2, nonce, 5).await;
     assert_eq!(soon(first).await.unwrap(), Ok(slot(5)));
     let next = rig.asked().await;
     assert_eq!(next, nonce.wrapping_add(1));
     rig.waiting(500).await;
-    rig.tell(1, next, 5).await;
-    rig.tell(2, next, 5).await;
+    rig.report(1, next, 5).await;
+    rig.report(2, next, 5).await;
     for other in soon(join_all(others)).await {
         assert_eq!(other.unwrap(), Ok(slot(5)));
     }
@@ -244,8 +244,8 @@ async fn leader_is_asked_to_fill_what_is_not_applied_after_a_while_and_again() {
     let mut rig = BarrierRig::new();
     let read = rig.read();
     let nonce = rig.asked().await;
-    rig.tell(1, nonce, 9).await;
-    rig.tell(2, nonce, 9).await;
+    rig.report(1, nonce, 9).await;
+    rig.report(2, nonce, 9).await;
     let begin = Instant::now();
     for _ in 0..2 {
         soon(rig.fill.changed()).await.unwrap();
@@ -272,8 +272,8 @@ async fn read_that_waits_asks_the_new_members_when_the_members_change() {
     let read = rig.read();
     let earlier = rig.asked().await;
     // The bound is 7: the change is in slot 6.
-    rig.tell(1, earlier, 7).await;
-    rig.tell(2, earlier, 7).await;
+    rig.report(1, earlier, 7).await;
+    rig.report(2, earlier, 7).await;
     let present = rig.cluster.present();
     let next = next_configuration(present.configuration());
     rig.cluster.adopt(&next, slot(7));
@@ -282,14 +282,14 @@ async fn read_that_waits_asks_the_new_members_when_the_members_change() {
     assert_ne!(nonce, earlier);
     assert!(!read.is_finished(), "a bound of the earlier era answers nothing");
     // Removed members, and an answer to the earlier question.
-    rig.tell(1, nonce, 7).await;
-    rig.tell(2, nonce, 7).await;
-    rig.tell(4, earlier, 7).await;
-    rig.tell(3, nonce, 7).await;
+    rig.report(1, nonce, 7).await;
+    rig.report(2, nonce, 7).await;
+    rig.report(4, earlier, 7).await;
+    rig.report(3, nonce, 7).await;
     // Not a quorum: after L the question is repeated.
     assert_eq!(rig.asked().await, nonce);
     assert!(!read.is_finished());
-    rig.tell(4, nonce, 7).await;
+    rig.report(4, nonce, 7).await;
     assert_eq!(soon(read).await.unwrap(), Ok(slot(7)));
 }
 
@@ -303,14 +303,14 @@ async fn members_that_lack_the_change_end_no_learner_until_their_era_has_a_slot(
     for _ in 0..SHORT_ROUNDS_MAX + 2 {
         let nonce = rig.asked().await;
         asked.push(nonce);
-        rig.tell(3, nonce, 2).await;
-        rig.tell(4, nonce, 3).await;
+        rig.report(3, nonce, 2).await;
+        rig.report(4, nonce, 3).await;
     }
     asked.dedup();
     assert!(asked.len() > SHORT_ROUNDS_MAX as usize, "{asked:?}");
     let nonce = rig.asked().await;
-    rig.tell(3, nonce, 5).await;
-    rig.tell(4, nonce, 5).await;
+    rig.report(3, nonce, 5).await;
+    rig.report(4, nonce, 5).await;
     assert_eq!(soon(read).await.unwrap(), Ok(slot(5)));
     assert!(!rig.shutdown.has_begun());
 }

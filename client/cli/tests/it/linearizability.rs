@@ -18,14 +18,16 @@ use paxos_testing::history::{
     search::{self, Verdict},
 };
 
+use tokio::task::JoinSet;
+
 use crate::harness::{Cluster, until};
 
 /// Time limit of a client's call: shorter than a pause, so that some outcomes stay unknown.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A history of fewer calls tests nothing.
-pub(crate) const CALLS_MIN: usize = 200;
+const CALLS_MIN: usize = 200;
 
-pub(crate) async fn work(caller: Caller, over: Arc<AtomicBool>) {
+async fn work(caller: Caller, over: Arc<AtomicBool>) {
     let mut step = 0;
     while !over.load(Ordering::Relaxed) {
         step += 1;
@@ -73,38 +75,55 @@ async fn trouble(cluster: &mut Cluster, round: usize) {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
+/// Clients that read and write registers, and record the calls.
+pub(crate) struct RecordedClients {
+    recorder: Recorder,
+    over: Arc<AtomicBool>,
+    clients: JoinSet<()>,
+}
+
+impl RecordedClients {
+    /// Each client reads from a different learner first, so that all learners are asked.
+    pub(crate) fn start(cluster: &Cluster, count: usize, timeout: Duration) -> Self {
+        let (recorder, over) = (Recorder::default(), Arc::new(AtomicBool::new(false)));
+        let mut clients = JoinSet::new();
+        for number in 0..count {
+            let mut learners: Vec<_> = cluster.learners.iter().collect();
+            learners.rotate_left(number % cluster.learners.len());
+            let caller = Caller {
+                client: cluster.client_of(&learners).with_timeout(timeout),
+                recorder: recorder.clone(),
+                number: number as u64,
+            };
+            clients.spawn(work(caller, Arc::clone(&over)));
+        }
+        Self {
+            recorder,
+            over,
+            clients,
+        }
+    }
+
+    /// Ends the clients once there is something to check. Returns all calls.
+    pub(crate) async fn history(self) -> Vec<Record> {
+        // A busy machine makes fewer calls in the same time.
+        until("there is something to check", async || {
+            (self.recorder.calls() > CALLS_MIN).then_some(())
+        })
+        .await;
+        self.over.store(true, Ordering::Relaxed);
+        self.clients.join_all().await;
+        self.recorder.history()
+    }
+}
+
 async fn history_of(rounds: usize) -> Vec<Record> {
     let mut cluster = Cluster::start(3, 2, 3).await;
-    let recorder = Recorder::default();
-    let over = Arc::new(AtomicBool::new(false));
-    let workers: Vec<_> = (0..6)
-        .map(|number| {
-            // Each client reads from a different learner first, so that all learners are asked.
-            let learners: Vec<_> = (0..3)
-                .map(|more| &cluster.learners[(usize::try_from(number).unwrap() + more) % 3])
-                .collect();
-            let client = cluster.client_of(&learners).with_timeout(TIMEOUT);
-            let caller = Caller {
-                client,
-                recorder: recorder.clone(),
-                number,
-            };
-            tokio::spawn(work(caller, Arc::clone(&over)))
-        })
-        .collect();
+    let clients = RecordedClients::start(&cluster, 6, TIMEOUT);
     for round in 0..rounds {
         trouble(&mut cluster, round).await;
     }
-    // A busy machine makes fewer calls in the same time.
-    until("there is something to check", async || {
-        (recorder.calls() > CALLS_MIN).then_some(())
-    })
-    .await;
-    over.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.await.unwrap();
-    }
-    recorder.history()
+    clients.history().await
 }
 
 pub(crate) fn check(history: &[Record]) {

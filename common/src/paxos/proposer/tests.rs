@@ -240,11 +240,16 @@ impl Bench {
     }
 
     fn promise(&mut self, number: u128, ballot: Ballot) -> &[Effect] {
+        self.promise_page(number, ballot, empty_promise())
+    }
+
+    /// Acceptor `number` promises, with this page of rows.
+    fn promise_page(&mut self, number: u128, ballot: Ballot, page: PromisePage) -> &[Effect] {
         self.handle(Event::Promised {
             acceptor: uuid(number),
             ballot,
             scan: None,
-            page: empty_promise(),
+            page,
         })
     }
 

@@ -409,7 +409,10 @@ pub(crate) async fn call(channel: &Channel, method: &MethodDescriptor, request: 
     };
     let answer = tokio::time::timeout(CALL_MAX, first).await;
     match answer.unwrap_or_else(|_| panic!("no answer to {}", path_of(method))) {
-        Err(status) => status.code(),
+        Err(status) => {
+            println!("{}: {status}", path_of(method));
+            status.code()
+        }
         Ok(None) => Code::Ok,
         Ok(Some(answer)) => {
             let answer = DynamicMessage::decode(method.output(), answer).unwrap();

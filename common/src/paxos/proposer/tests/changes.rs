@@ -371,12 +371,7 @@ fn change_is_proposed_in_a_pause_once_new_members_hold_the_log() {
         ..empty_promise()
     };
     for number in [1, 4] {
-        bench.handle(Event::Promised {
-            acceptor: uuid(number),
-            ballot: own,
-            scan: None,
-            page: page.clone(),
-        });
+        bench.promise_page(number, own, page.clone());
     }
     assert!(bench.leads());
     assert_eq!(bench.stages(), [], "the leader has chosen nothing yet");

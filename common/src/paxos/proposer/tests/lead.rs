@@ -77,17 +77,16 @@ fn proposes_what_the_promises_demand_first_and_new_commands_above_it() {
             accepted: Some((ballot(1, 1), value("older"))),
         },
     ];
-    bench.handle(Event::Promised {
-        acceptor: uuid(2),
-        ballot: mine,
-        scan: None,
-        page: PromisePage {
+    bench.promise_page(
+        2,
+        mine,
+        PromisePage {
             next: slot(3),
             voted_to: slot(3),
             rows,
             ..empty_promise()
         },
-    });
+    );
     let expected = [
         (0, value("old")),
         (1, Value::noop()),

@@ -25,12 +25,7 @@ impl Bench {
             rows: (0..).zip(values).map(row).collect(),
             ..empty_promise()
         };
-        self.handle(Event::Promised {
-            acceptor: uuid(1),
-            ballot: mine,
-            scan: None,
-            page,
-        });
+        self.promise_page(1, mine, page);
         self.promise(2, mine);
     }
 }
@@ -157,12 +152,7 @@ fn campaign_starts_above_every_trim_in_its_promises() {
         ..empty_promise()
     };
     for (acceptor, page) in [(1, page), (2, trimmed)] {
-        bench.handle(Event::Promised {
-            acceptor: uuid(acceptor),
-            ballot: mine,
-            scan: None,
-            page,
-        });
+        bench.promise_page(acceptor, mine, page);
     }
     assert_eq!(bench.chosen_to(), 2);
     bench.propose(1, "new");

@@ -79,12 +79,7 @@ fn with_a_far_vote() -> (Bench, Slot) {
         ..empty_promise()
     };
     for (number, page) in [(1, page), (2, empty_promise())] {
-        bench.handle(Event::Promised {
-            acceptor: uuid(number),
-            ballot: ballot_of_campaign,
-            scan: None,
-            page,
-        });
+        bench.promise_page(number, ballot_of_campaign, page);
     }
     assert!(bench.leads());
     (bench, far)

@@ -39,12 +39,7 @@ fn found() -> Bench {
         ..empty_promise()
     };
     for number in [1, 2] {
-        bench.handle(Event::Promised {
-            acceptor: uuid(number),
-            ballot: own,
-            scan: None,
-            page: page.clone(),
-        });
+        bench.promise_page(number, own, page.clone());
     }
     assert!(bench.leads());
     assert!(bench.core.change_stage().is_none());
