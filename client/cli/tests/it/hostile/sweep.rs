@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use paxos_client::Address;
-use paxos_common::peer::connect_lazy;
+use paxos_common::{peer::connect_lazy, wire::PROTOCOL_VERSION};
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient};
 use paxos_proto::v1::{AcceptorStatusRequest, AcceptorStatusResponse};
 use prost::Message as _;
@@ -137,8 +137,9 @@ fn dynamic<M: prost::Message>(method: &MethodDescriptor, message: &M) -> Dynamic
 /// present status.
 pub(crate) fn plausible(method: &MethodDescriptor, acceptor: &AcceptorStatusResponse) -> Vec<DynamicMessage> {
     let cluster_id = acceptor.stamp.clone().unwrap().cluster_id;
+    // A caller of this release: an acceptor that has trimmed refuses callers of version 1.
     let caller = Some(pb::Caller {
-        protocol_version: 1,
+        protocol_version: PROTOCOL_VERSION,
         cluster_id: cluster_id.clone(),
     });
     let version = pb::Version { slot: 1, offset: 0 };
