@@ -120,7 +120,7 @@ pub use paxos_common::{
         status::KeptSlots,
     },
 };
-pub use record::{Command, CommandId, LogRecord, Operation};
+pub use record::{ChangeOfMembers, ChangedMember, Command, CommandId, LogRecord, Operation};
 pub use registers::{
     Condition, Consistency, Current, Decision, PageRequest, Register, RegisterPage, Written,
 };

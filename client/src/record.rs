@@ -24,7 +24,8 @@ impl LogRecord {
         self.slot
     }
 
-    /// The commands of the slot, in order. None: a no-op, left by a change of the leader.
+    /// The commands of the slot, in order. None: a [change of members](Self::member_change), or a no-op, left by a change of
+    /// the leader.
     pub fn commands(&self) -> impl Iterator<Item = Command> {
         let commands = self.message.value.iter().flat_map(|value| &value.commands);
         (0..=u16::MAX).zip(commands).map(|(offset, command)| {
@@ -34,6 +35,12 @@ impl LogRecord {
             };
             Command::from_wire(version, command)
         })
+    }
+
+    /// The change of members in the slot. Such a slot holds no commands.
+    pub fn member_change(&self) -> Option<ChangeOfMembers> {
+        let value = self.message.value.as_ref()?;
+        value.configuration.as_ref().map(ChangeOfMembers::from_wire)
     }
 
     /// The record as on the wire. For the command `paxos log`.
@@ -50,7 +57,50 @@ impl fmt::Debug for LogRecord {
             .debug_struct("LogRecord")
             .field("slot", &self.slot)
             .field("commands", &commands)
+            .field("member_change", &self.member_change())
             .finish()
+    }
+}
+
+/// A change of members in the log: the acceptors that vote from the next slot on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChangeOfMembers {
+    /// The number of the change in its cluster, from 1.
+    pub era: u64,
+    /// The acceptors, in the order of their ids.
+    pub members: Vec<ChangedMember>,
+    /// Promises that a leader needs.
+    pub phase1: u32,
+    /// Votes that choose a value.
+    pub phase2: u32,
+}
+
+/// An acceptor in a [`ChangeOfMembers`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChangedMember {
+    /// The id, drawn by the acceptor at its first start: 16 bytes.
+    pub acceptor: Bytes,
+    /// The address, as the processes of the cluster call the acceptor.
+    pub address: String,
+    /// The operator's name for the acceptor; empty when unknown.
+    pub name: String,
+}
+
+impl ChangeOfMembers {
+    fn from_wire(configuration: &v1::Configuration) -> Self {
+        let members = configuration.members.iter().map(|member| ChangedMember {
+            acceptor: member.acceptor.clone(),
+            address: member.address.clone(),
+            name: member.name.clone(),
+        });
+        Self {
+            era: configuration.era,
+            members: members.collect(),
+            phase1: configuration.phase1,
+            phase2: configuration.phase2,
+        }
     }
 }
 
@@ -205,5 +255,44 @@ mod tests {
             },
         ];
         assert_eq!(commands, expected);
+    }
+
+    #[test]
+    fn change_of_members_is_a_record_without_commands() {
+        let member = v1::Member {
+            acceptor: vec![7; 16].into(),
+            address: "http://a:1".to_owned(),
+            name: "acceptor-1".to_owned(),
+        };
+        let configuration = v1::Configuration {
+            members: vec![member],
+            phase1: 1,
+            phase2: 1,
+            era: 5,
+            ..v1::Configuration::default()
+        };
+        let message = v1::LogRecord {
+            slot: 17,
+            value: Some(v1::Value {
+                commands: Vec::new(),
+                configuration: Some(configuration),
+            }),
+            traceparent: String::new(),
+        };
+        let record = LogRecord::new(slot(17), message);
+        let expected = ChangeOfMembers {
+            era: 5,
+            members: vec![ChangedMember {
+                acceptor: vec![7; 16].into(),
+                address: "http://a:1".to_owned(),
+                name: "acceptor-1".to_owned(),
+            }],
+            phase1: 1,
+            phase2: 1,
+        };
+        assert_eq!(record.member_change(), Some(expected));
+        assert_eq!(record.commands().count(), 0);
+        let noop = LogRecord::new(slot(18), v1::LogRecord::default());
+        assert_eq!(noop.member_change(), None);
     }
 }

@@ -333,7 +333,7 @@ async fn change_of_members_is_adopted_before_it_shows_as_applied() {
     assert_eq!(**present.configuration(), next_configuration());
     // Slots from there on are of the new era.
     assert_eq!(present.proves_from(), slot(3));
-    // The change is handed out like a no-op.
+    // The change has no commands.
     let record = applier.knowledge.recent(|recent| recent.record(slot(2))).unwrap();
     assert_eq!((record.commands.len(), record.judgements.len()), (0, 0));
 }

@@ -93,7 +93,7 @@ fn log_record(record: &Record) -> pb::LogRecord {
         slot: record.slot.get(),
         value: Some(pb::Value {
             commands: record.commands.clone(),
-            configuration: None,
+            configuration: record.value.change().map(|change| (&**change).into()),
         }),
         traceparent: wire::traceparent(&record.value),
     }

@@ -69,6 +69,8 @@ async fn every_command_prints_wide_integers_as_strings_in_json() {
         &backup,
         "member list",
         "member quorums --phase1 3 --phase2 1 --force",
+        // With the change.
+        "log",
     ];
     let mut shown = BTreeSet::new();
     for line in lines {
