@@ -151,7 +151,8 @@ impl ListedAcceptor {
         if let Some(place) = &*place {
             return Ok(place.clone());
         }
-        let first = self.book.candidates(self.uuid, &self.listed).into_iter().next();
+        let candidates = self.book.candidates(self.uuid, &self.listed, |_| true);
+        let first = candidates.into_iter().next();
         let first = self.connect(first.ok_or(Unusable::NoAddress)?);
         Ok(place.insert(first).clone())
     }
@@ -182,13 +183,14 @@ impl ListedAcceptor {
     /// `check` gets every answer, also of another acceptor.
     pub(crate) async fn ask(
         &self,
+        is_member: impl Fn(AcceptorUuid) -> bool,
         check: impl Fn(&FormReport) -> Result<(), Unusable>,
     ) -> Result<Introduction, Unusable> {
         // The first refusal at an address of this acceptor, or otherwise the first failure. At other addresses, other
         // acceptors may answer: that is no fault.
         let mut first: Option<Unusable> = None;
         let last = self.lock_place().as_ref().map(|place| place.address.clone());
-        for address in self.book.candidates(self.uuid, &self.listed) {
+        for address in self.book.candidates(self.uuid, &self.listed, is_member) {
             let is_own = address.as_str() == &*self.listed || last.as_ref() == Some(&address);
             match self.ask_at(self.place_at(address), &check).await {
                 Ok(introduction) => return Ok(introduction),
@@ -321,3 +323,6 @@ impl LoggedStanding {
 pub(crate) async fn within_deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Unusable> {
     answer_within(CALL_DEADLINE, call).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     acceptors::{ListedAcceptor, backoff, within_deadline},
     catch_up::CatchUp,
-    cluster::Cluster,
+    cluster::{Cluster, Member},
     disk::DiskSpace,
     fill,
     give::{WishUntilDrop, Wishes},
@@ -122,28 +122,49 @@ impl Reporter {
         };
         while let Some(answer) = answers.message().await? {
             backoff.reset();
-            self.cluster.check(answer.stamp.as_ref(), member)?;
-            let greeting = Greeting {
-                acceptor: member.acceptor,
-                chosen_to: Slot::new(answer.chosen_to).map_err(wire::Malformed::from)?,
-            };
-            let trimmed_to = Slot::new(answer.trimmed_to).map_err(wire::Malformed::from)?;
-            acceptor.proved();
-            let now = Instant::now();
-            self.catch_up.reported(member.acceptor, greeting.chosen_to, now);
-            self.trims.reported(member.acceptor, trimmed_to, now);
-            wish.asks(read_wish(answer.snapshot_wanted)?);
-            if let Some(leadership) = answer.leadership {
-                let leadership: Leadership = leadership.try_into()?;
-                if leadership.promised.era() > self.cluster.present().era() {
-                    // The acceptor has a later configuration.
-                    self.cluster.ask(acceptor).await?;
+            match self.take(answer, acceptor, member, &wish).await {
+                Ok(()) => {}
+                Err(Unusable::LaterEra(_)) => {
+                    // The members have changed, and this task ends. A removed acceptor gets the last report on this stream.
+                    drop(wish);
+                    while answers.message().await?.is_some() {}
+                    return Ok(());
                 }
-                fill::record_leadership(&self.leadership, leadership);
+                Err(reason) => return Err(reason),
             }
-            // Full or closed: enough other acceptors have reported.
-            let _ = self.greetings.try_send(greeting);
         }
+        Ok(())
+    }
+
+    /// Takes an answer of a member.
+    async fn take(
+        &self,
+        answer: pb::AttachResponse,
+        acceptor: &ListedAcceptor,
+        member: Member,
+        wish: &WishUntilDrop,
+    ) -> Result<(), Unusable> {
+        self.cluster.check(answer.stamp.as_ref(), member)?;
+        let greeting = Greeting {
+            acceptor: member.acceptor,
+            chosen_to: Slot::new(answer.chosen_to).map_err(wire::Malformed::from)?,
+        };
+        let trimmed_to = Slot::new(answer.trimmed_to).map_err(wire::Malformed::from)?;
+        acceptor.proved();
+        let now = Instant::now();
+        self.catch_up.reported(member.acceptor, greeting.chosen_to, now);
+        self.trims.reported(member.acceptor, trimmed_to, now);
+        wish.asks(read_wish(answer.snapshot_wanted)?);
+        if let Some(leadership) = answer.leadership {
+            let leadership: Leadership = leadership.try_into()?;
+            if leadership.promised.era() > self.cluster.present().era() {
+                // The acceptor has a later configuration.
+                self.cluster.ask(acceptor).await?;
+            }
+            fill::record_leadership(&self.leadership, leadership);
+        }
+        // Full or closed: enough other acceptors have reported.
+        let _ = self.greetings.try_send(greeting);
         Ok(())
     }
 

@@ -2,15 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use paxos_common::{
-    paxos::{identity::AcceptorUuid, quorum::Electorate, slot::Slot},
+    paxos::{identity::AcceptorUuid, slot::Slot},
     service::metrics::UnreadyReason,
 };
 use tokio::sync::watch;
+
+use crate::cluster::EraMembers;
 
 /// How long an acceptor's report counts: acceptors report at least once a second.
 const FRESH: Duration = Duration::from_secs(5);
@@ -18,20 +20,17 @@ const FRESH: Duration = Duration::from_secs(5);
 /// The acceptors' latest reports.
 ///
 /// A busy learner is always a little behind. A learner is up to date when it has applied, for each acceptor of a
-/// quorum, everything reported as chosen at some recent moment.
+/// quorum, everything reported as chosen at some recent moment. Only reports of present members count, at each look.
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
-    state: Mutex<CatchUpState>,
+    /// Unset before the cluster is found.
+    present: OnceLock<watch::Receiver<Arc<EraMembers>>>,
+    heard: Mutex<HeardMembers>,
     /// Whether the learner was up to date at least once since its start, or since it began with another state.
     once: watch::Sender<bool>,
 }
 
-#[derive(Debug, Default)]
-struct CatchUpState {
-    /// How many acceptors have to report; `None` before the cluster is found.
-    quorum: Option<usize>,
-    heard: BTreeMap<AcceptorUuid, Heard>,
-}
+type HeardMembers = BTreeMap<AcceptorUuid, Heard>;
 
 #[derive(Debug)]
 struct Heard {
@@ -53,17 +52,16 @@ impl Heard {
 }
 
 impl CatchUp {
-    /// The members from now on: a quorum of them has to report. Earlier reports of other acceptors are forgotten.
-    pub(crate) fn adopt(&self, electorate: &Electorate) {
-        let mut state = self.lock();
-        state.quorum = Some(electorate.quorums().phase1());
-        state.heard.retain(|&acceptor, _| electorate.includes(acceptor));
+    /// The cluster is found: a quorum of its present members has to report.
+    pub(crate) fn follow(&self, present: watch::Receiver<Arc<EraMembers>>) {
+        // Found once.
+        let _ = self.present.set(present);
     }
 
     /// An acceptor reports its watermark.
     pub(crate) fn reported(&self, acceptor: AcceptorUuid, chosen_to: Slot, now: Instant) {
-        let mut state = self.lock();
-        let heard = state.heard.entry(acceptor).or_insert(Heard {
+        let mut all = self.of_members(self.present().as_deref());
+        let heard = all.entry(acceptor).or_insert(Heard {
             chosen_to,
             at: now,
             target: None,
@@ -74,27 +72,29 @@ impl CatchUp {
         heard.target.get_or_insert((chosen_to, now));
     }
 
-    /// The highest watermark of the acceptors' latest reports.
+    /// The highest watermark of the members' latest reports.
     pub(crate) fn tail(&self) -> Slot {
-        let state = self.lock();
-        let tails = state.heard.values().map(|heard| heard.chosen_to);
+        let all = self.of_members(self.present().as_deref());
+        let tails = all.values().map(|heard| heard.chosen_to);
         tails.max().unwrap_or(Slot::ZERO)
     }
 
     /// Whether a learner that has applied every slot below `applied_to` is up to date.
     pub(crate) fn look(&self, applied_to: Slot, now: Instant) -> Result<(), UnreadyReason> {
-        let mut state = self.lock();
-        let Some(quorum) = state.quorum else {
+        let Some(present) = self.present() else {
             return Err("no formed cluster is found yet, or its acceptors do not answer".into());
         };
         let is_fresh = |at: Instant| now.saturating_duration_since(at) < FRESH;
         let (mut fresh, mut caught_up, mut target) = (0, 0, Slot::ZERO);
-        for heard in state.heard.values_mut() {
+        let mut all = self.of_members(Some(&present));
+        for heard in all.values_mut() {
             heard.look(applied_to);
             fresh += usize::from(is_fresh(heard.at));
             caught_up += usize::from(heard.caught_up.is_some_and(is_fresh));
             target = target.max(heard.chosen_to);
         }
+        drop(all);
+        let quorum = present.quorum();
         let behind = target.get().saturating_sub(applied_to.get());
         if caught_up >= quorum {
             self.once.send_if_modified(|once| !std::mem::replace(once, true));
@@ -119,7 +119,7 @@ impl CatchUp {
 
     /// The applied state gives way to another state, which may be older: the learner must catch up again.
     pub(crate) fn begin_again(&self) {
-        self.lock().heard.clear();
+        self.lock().clear();
         self.once.send_replace(false);
     }
 
@@ -128,8 +128,21 @@ impl CatchUp {
         self.once.subscribe()
     }
 
-    fn lock(&self) -> MutexGuard<'_, CatchUpState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn present(&self) -> Option<Arc<EraMembers>> {
+        self.present.get().map(|present| Arc::clone(&present.borrow()))
+    }
+
+    /// The reports of these members; all other reports are forgotten.
+    fn of_members(&self, present: Option<&EraMembers>) -> MutexGuard<'_, HeardMembers> {
+        let mut all = self.lock();
+        if let Some(present) = present {
+            all.retain(|&acceptor, _| present.electorate().includes(acceptor));
+        }
+        all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HeardMembers> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,7 +151,7 @@ mod tests {
     use paxos_test_values::{acceptor, slot};
 
     use super::*;
-    use crate::cluster::electorate_of;
+    use crate::cluster::{change_to, cluster_with};
 
     #[test]
     fn learner_is_up_to_date_once_a_quorums_recent_tail_is_applied() {
@@ -149,7 +162,7 @@ mod tests {
             looked.map_err(UnreadyReason::into_owned)
         };
         assert!(look(9, 0).unwrap_err().contains("no formed cluster"));
-        catch_up.adopt(&electorate_of([1, 2, 3]));
+        catch_up.follow(cluster_with([1, 2, 3]).follow());
         catch_up.reported(acceptor(1), slot(10), after(0));
         assert!(look(10, 0).unwrap_err().contains("from 1 of"));
         catch_up.reported(acceptor(2), slot(20), after(0));
@@ -177,15 +190,19 @@ mod tests {
     }
 
     #[test]
-    fn only_members_count_and_the_reports_of_others_are_forgotten() {
+    fn only_members_count_from_the_change_on() {
         let (catch_up, now) = (CatchUp::default(), Instant::now());
-        catch_up.adopt(&electorate_of([1, 2, 3]));
+        let cluster = cluster_with([1, 2, 3]);
+        catch_up.follow(cluster.follow());
         for (number, chosen_to) in [(1, 10), (2, 20), (3, 90)] {
             catch_up.reported(acceptor(number), slot(chosen_to), now);
         }
         assert_eq!(catch_up.tail(), slot(90));
         catch_up.look(slot(20), now).unwrap();
-        catch_up.adopt(&electorate_of([1, 4, 5]));
+        change_to(&cluster, [1, 4, 5]);
+        assert_eq!(catch_up.tail(), slot(10));
+        // A late report of a removed acceptor.
+        catch_up.reported(acceptor(3), slot(90), now);
         assert_eq!(catch_up.tail(), slot(10));
         let reason = catch_up.look(slot(90), now).unwrap_err().into_owned();
         assert!(reason.contains("from 1 of"), "{reason}");

@@ -197,7 +197,8 @@ impl Cluster {
             is_later
         });
         if is_adopted {
-            known.guard.adopt(configuration.quorums());
+            let is_member = |acceptor| electorate.includes(acceptor);
+            known.guard.adopt(configuration.quorums(), is_member);
             known.shown.clear();
             drop(known);
             tracing::info!(
@@ -254,7 +255,9 @@ impl Cluster {
     /// # Cancel safety
     /// Safe: the call only asks, and received facts stay true.
     pub(crate) async fn ask(&self, acceptor: &ListedAcceptor) -> Result<Introduction, Unusable> {
-        acceptor.ask(|report| self.hear(report)).await
+        let present = self.present();
+        let is_member = |other| present.electorate.includes(other);
+        acceptor.ask(is_member, |report| self.hear(report)).await
     }
 
     /// Takes an acceptor's answer to `Form`: the answer of an acceptor of this cluster, or an error.
@@ -389,12 +392,25 @@ pub(crate) fn cluster_of(configuration: &Configuration) -> Arc<Cluster> {
     Arc::new(Cluster::new(configuration, Arc::new(book)))
 }
 
-/// The members of an era with majorities, for tests.
+/// A cluster with these members and majorities, for tests.
 #[cfg(test)]
-pub(crate) fn electorate_of<const COUNT: usize>(members: [u128; COUNT]) -> Electorate {
+pub(crate) fn cluster_with<const COUNT: usize>(members: [u128; COUNT]) -> Arc<Cluster> {
     let members = members.map(|number| (AcceptorUuid::from_u128(number), Arc::from("http://a:1")));
     let quorum = COUNT / 2 + 1;
-    Configuration::new(members, quorum, quorum).unwrap().electorate()
+    cluster_of(&Configuration::new(members, quorum, quorum).unwrap())
+}
+
+/// The cluster adopts a change to these members and majorities, for tests.
+#[cfg(test)]
+pub(crate) fn change_to<const COUNT: usize>(cluster: &Cluster, members: [u128; COUNT]) {
+    let address: Arc<str> = Arc::from("http://a:1");
+    let members = members.map(|number| (AcceptorUuid::from_u128(number), Arc::clone(&address).into()));
+    let quorum = COUNT / 2 + 1;
+    let next = cluster
+        .present()
+        .configuration()
+        .changed_to(members, quorum, quorum);
+    assert!(cluster.adopt(&next.unwrap(), Slot::ZERO));
 }
 
 #[cfg(test)]

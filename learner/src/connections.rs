@@ -8,12 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     attach::Reporter,
-    catch_up::CatchUp,
     cluster::{Cluster, EraMembers},
     driver::DriverEvent,
     observe::ObserveContext,
     tails::Asker,
-    trims::TrimBound,
 };
 
 /// The tasks of a learner that learns, beside the reports.
@@ -34,8 +32,6 @@ pub(crate) struct Connections {
     pub(crate) reporter: Reporter,
     /// `None` while the learner installs a snapshot.
     pub(crate) following: Option<FollowingTasks>,
-    pub(crate) catch_up: Arc<CatchUp>,
-    pub(crate) trims: Arc<TrimBound>,
     /// Ends the tasks.
     pub(crate) shutdown: Shutdown,
 }
@@ -79,8 +75,6 @@ impl Connections {
         let mut eras = self.cluster.follow();
         loop {
             let present = Arc::clone(&eras.borrow_and_update());
-            self.catch_up.adopt(present.electorate());
-            self.trims.adopt(present.electorate());
             let Some(tasks) = self.begin(&present).await else {
                 return;
             };

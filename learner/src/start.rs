@@ -165,11 +165,10 @@ impl Starter {
         };
         let configuration = finder.find().await.map_err(Failure::refused)?;
         let cluster = Arc::new(Cluster::new(&configuration, finder.book));
-        let present = cluster.present();
-        self.catch_up.adopt(present.electorate());
+        self.catch_up.follow(cluster.follow());
         Ok(FoundCluster {
+            trims: Arc::new(TrimBound::new(cluster.follow())),
             cluster,
-            trims: Arc::new(TrimBound::new(present.quorum())),
             wishes: Arc::default(),
         })
     }
@@ -268,8 +267,6 @@ impl Starter {
             cluster: Arc::clone(&found.cluster),
             reporter,
             following: None,
-            catch_up: Arc::clone(&self.catch_up),
-            trims: Arc::clone(&found.trims),
             shutdown: tasks.clone(),
         };
         tasks.spawn_until_stop(connections.keep());
@@ -392,8 +389,6 @@ impl Starter {
                 feed: learning.feed,
                 served_by,
             }),
-            catch_up: Arc::clone(&self.catch_up),
-            trims: Arc::clone(&found.trims),
             shutdown: shutdown.clone(),
         };
         shutdown.spawn_until_stop(connections.keep());

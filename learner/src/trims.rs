@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use paxos_common::paxos::{identity::AcceptorUuid, quorum::Electorate, slot::Slot};
+use paxos_common::paxos::{identity::AcceptorUuid, slot::Slot};
 use tokio::sync::watch;
+
+use crate::cluster::EraMembers;
 
 /// How long an acceptor's report counts: acceptors report at least once every 2 s.
 const FRESH: Duration = Duration::from_secs(5);
@@ -19,34 +21,34 @@ pub(crate) struct TrimReport {
     pub(crate) trimmed_to: Slot,
 }
 
-/// The acceptors' latest reports of their first readable slots. Pure: callers give the time.
-#[derive(Debug)]
+/// The acceptors' latest reports of their first readable slots. Pure: callers give the time, and the present members.
+#[derive(Debug, Default)]
 struct TrimReports {
-    /// How many acceptors have to report: a quorum that can elect a leader.
-    quorum: usize,
     heard: BTreeMap<AcceptorUuid, (Slot, Instant)>,
 }
 
 impl TrimReports {
-    fn new(quorum: usize) -> Self {
-        let heard = BTreeMap::new();
-        Self { quorum, heard }
-    }
-
-    /// The members from now on. The reports of other acceptors are forgotten.
-    fn adopt(&mut self, electorate: &Electorate) {
-        self.quorum = electorate.quorums().phase1();
-        self.heard.retain(|&acceptor, _| electorate.includes(acceptor));
+    /// Forgets the reports of acceptors that are no members.
+    fn keep_members(&mut self, present: &EraMembers) {
+        self.heard
+            .retain(|&acceptor, _| present.electorate().includes(acceptor));
     }
 
     /// Takes an acceptor's report. Returns the lowest recent report; `None` while too few acceptors have reported
-    /// recently.
-    fn report(&mut self, acceptor: AcceptorUuid, trimmed_to: Slot, now: Instant) -> Option<Slot> {
+    /// recently: a quorum that can elect a leader.
+    fn report(
+        &mut self,
+        acceptor: AcceptorUuid,
+        trimmed_to: Slot,
+        present: &EraMembers,
+        now: Instant,
+    ) -> Option<Slot> {
         self.heard.insert(acceptor, (trimmed_to, now));
+        self.keep_members(present);
         let (count, lowest) = self.fresh(now).fold((0, trimmed_to), |(count, lowest), report| {
             (count + 1, lowest.min(report.trimmed_to))
         });
-        (count >= self.quorum).then_some(lowest)
+        (count >= present.quorum()).then_some(lowest)
     }
 
     /// The recent reports, one of each acceptor.
@@ -67,8 +69,11 @@ impl TrimReports {
 }
 
 /// The reports, and the bound of the learned log: learners delete the same rows as the acceptors. The bound never falls.
+///
+/// Only reports of present members count, at each look: no report of a removed acceptor counts beside a report in the next era.
 #[derive(Debug)]
 pub(crate) struct TrimBound {
+    present: watch::Receiver<Arc<EraMembers>>,
     reports: Mutex<TrimReports>,
     bound: watch::Sender<Slot>,
     /// The highest report ever.
@@ -76,40 +81,40 @@ pub(crate) struct TrimBound {
 }
 
 impl TrimBound {
-    /// A bound at slot 0; `quorum` acceptors have to report before the bound rises.
-    pub(crate) fn new(quorum: usize) -> Self {
-        let reports = Mutex::new(TrimReports::new(quorum));
+    /// A bound at slot 0. A quorum of the present members has to report before the bound rises.
+    pub(crate) fn new(present: watch::Receiver<Arc<EraMembers>>) -> Self {
         let (bound, highest) = (watch::Sender::default(), watch::Sender::default());
         Self {
-            reports,
+            present,
+            reports: Mutex::default(),
             bound,
             highest,
         }
     }
 
-    /// The members from now on: a quorum of them has to report before the bound rises.
-    pub(crate) fn adopt(&self, electorate: &Electorate) {
-        self.lock().adopt(electorate);
-    }
-
     /// An acceptor reports its first readable slot.
     pub(crate) fn reported(&self, acceptor: AcceptorUuid, trimmed_to: Slot, now: Instant) {
         let mut reports = self.lock();
-        let lowest = reports.report(acceptor, trimmed_to, now);
+        let present = self.present.borrow();
+        if !present.electorate().includes(acceptor) {
+            return;
+        }
+        let lowest = reports.report(acceptor, trimmed_to, &present, now);
+        drop(present);
         raise(&self.highest, trimmed_to);
         if let Some(lowest) = lowest {
             raise(&self.bound, lowest);
         }
     }
 
-    /// The recent reports, one of each acceptor.
+    /// The recent reports, one of each member.
     pub(crate) fn fresh(&self, now: Instant) -> Vec<TrimReport> {
-        self.lock().fresh(now).collect()
+        self.of_members().fresh(now).collect()
     }
 
-    /// The reports at or after a moment that are recent, one of each acceptor.
+    /// The reports at or after a moment that are recent, one of each member.
     pub(crate) fn heard_since(&self, since: Instant) -> Vec<TrimReport> {
-        self.lock().since(since, Instant::now()).collect()
+        self.of_members().since(since, Instant::now()).collect()
     }
 
     /// Follows the highest report.
@@ -120,6 +125,12 @@ impl TrimBound {
     /// Follows the bound.
     pub(crate) fn follow(&self) -> watch::Receiver<Slot> {
         self.bound.subscribe()
+    }
+
+    fn of_members(&self) -> MutexGuard<'_, TrimReports> {
+        let mut reports = self.lock();
+        reports.keep_members(&self.present.borrow());
+        reports
     }
 
     fn lock(&self) -> MutexGuard<'_, TrimReports> {
@@ -140,15 +151,16 @@ mod tests {
     use paxos_test_values::{acceptor, slot};
 
     use super::*;
-    use crate::cluster::electorate_of;
+    use crate::cluster::{change_to, cluster_with};
 
     #[test]
     fn bound_is_the_lowest_recent_report_of_a_quorum() {
         let begin = Instant::now();
         let after = |millis| begin + Duration::from_millis(millis);
-        let mut reports = TrimReports::new(2);
+        let present = cluster_with([1, 2, 3]).present();
+        let mut reports = TrimReports::default();
         let mut report =
-            |number, trimmed_to, at| reports.report(acceptor(number), slot(trimmed_to), after(at));
+            |number, trimmed_to, at| reports.report(acceptor(number), slot(trimmed_to), &present, after(at));
         assert_eq!(report(1, 10, 0), None);
         // The same acceptor twice is no quorum.
         assert_eq!(report(1, 20, 1), None);
@@ -168,43 +180,48 @@ mod tests {
     fn report_from_before_a_moment_is_recent_and_not_heard_since() {
         let begin = Instant::now();
         let after = |millis| begin + Duration::from_millis(millis);
-        let mut reports = TrimReports::new(2);
-        reports.report(acceptor(1), slot(10), after(0));
-        reports.report(acceptor(2), slot(20), after(100));
+        let present = cluster_with([1, 2, 3]).present();
+        let mut reports = TrimReports::default();
+        reports.report(acceptor(1), slot(10), &present, after(0));
+        reports.report(acceptor(2), slot(20), &present, after(100));
         let ends = |found: Vec<TrimReport>| -> Vec<_> {
             found.iter().map(|report| report.trimmed_to.get()).collect()
         };
         assert_eq!(ends(reports.fresh(after(200)).collect()), [10, 20]);
         assert_eq!(ends(reports.since(after(100), after(200)).collect()), [20]);
         // The acceptor repeats its report.
-        reports.report(acceptor(1), slot(10), after(300));
+        reports.report(acceptor(1), slot(10), &present, after(300));
         assert_eq!(ends(reports.since(after(100), after(400)).collect()), [10, 20]);
         assert_eq!(ends(reports.since(after(100), after(5_200)).collect()), [10]);
     }
 
     #[test]
     fn bound_never_falls() {
-        let bound = TrimBound::new(1);
+        let bound = TrimBound::new(cluster_with([1]).follow());
         let mut seen = bound.follow();
         let now = Instant::now();
         bound.reported(acceptor(1), slot(7), now);
         assert!(seen.has_changed().unwrap());
         assert_eq!(*seen.borrow_and_update(), slot(7));
-        bound.reported(acceptor(2), slot(3), now);
+        bound.reported(acceptor(1), slot(3), now);
         assert!(!seen.has_changed().unwrap());
         assert_eq!(*seen.borrow_and_update(), slot(7));
     }
 
     #[test]
-    fn reports_of_removed_acceptors_hold_back_nothing() {
-        let bound = TrimBound::new(2);
+    fn only_reports_of_present_members_count_from_the_change_on() {
+        let cluster = cluster_with([1, 2, 3]);
+        let bound = TrimBound::new(cluster.follow());
         let now = Instant::now();
         for (number, trimmed_to) in [(1, 10), (2, 20), (3, 5)] {
             bound.reported(acceptor(number), slot(trimmed_to), now);
         }
         assert_eq!(*bound.follow().borrow(), slot(10));
-        bound.adopt(&electorate_of([1, 2, 4, 6, 7]));
+        change_to(&cluster, [1, 2, 4, 6, 7]);
         assert_eq!(bound.fresh(now).len(), 2);
+        // A late report of a removed acceptor.
+        bound.reported(acceptor(3), slot(90), now);
+        assert_eq!(*bound.follow_highest().borrow(), slot(20));
         bound.reported(acceptor(1), slot(40), now);
         assert_eq!(*bound.follow().borrow(), slot(10), "two of five are no quorum");
         bound.reported(acceptor(4), slot(30), now);

@@ -66,7 +66,22 @@ async fn applied_change_moves_the_learner_to_the_new_members() {
     let [one, two, three, four] = &all;
     let mut learner = TestLearner::start(&all[..3], None).await;
     let mut subscription = learner.subscribe(0).await;
-    // The change is a slot without commands.
+    // The change is a slot without commands, and shows the members.
+    let mut shown = learner.subscribe(1).await;
+    let record = within_deadline(async {
+        loop {
+            let page = shown.message().await.unwrap().unwrap();
+            if let Some(record) = page.records.into_iter().next() {
+                return record;
+            }
+        }
+    })
+    .await;
+    let change_shown = pb::Value {
+        commands: Vec::new(),
+        configuration: Some((&next).into()),
+    };
+    assert_eq!((record.slot, record.value), (1, Some(change_shown)));
     assert_eq!(read(&mut subscription, 0, 2).await, ["a", ""]);
     let status = works_in(&mut learner, 1).await;
     assert_eq!(status.configuration, Some(pb::Configuration::from(&next)));
@@ -220,5 +235,49 @@ async fn last_known_members_lead_to_the_cluster_when_no_given_address_does() {
     accept(&[&ours[1], &ours[2]], ballot(1), 1, &value("b"));
     assert_eq!(learner.read(0, 2).await, ["a", "b"]);
     assert!(blank.heard.borrow().reports.is_empty());
+    learner.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn removed_acceptor_alone_leads_on_and_gets_a_last_report() {
+    let (all, next) = changing().await;
+    let one = &all[0];
+    change_all(&all, |script| script.accepted.clear());
+    let mut learner = TestLearner::start(&all[..3], None).await;
+    works_in(&mut learner, 0).await;
+    one.hears(|heard| !heard.reports.is_empty()).await;
+    install(&all[..1], &next);
+    // Nothing else says that there is a later configuration.
+    one.change(|script| {
+        script.leadership = Some(pb::Leadership {
+            promised: Some(ballot_in(1, 1)),
+            ..pb::Leadership::default()
+        });
+    });
+    works_in(&mut learner, 1).await;
+    one.hears(|heard| heard.reports.last().is_some_and(|report| report.leaving))
+        .await;
+    learner.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_cluster_at_the_last_known_addresses_is_not_joined() {
+    let ours = acceptors().await;
+    let directory = tempfile::tempdir().unwrap();
+    accept(&[&ours[0], &ours[1]], ballot(1), 0, &value("a"));
+    let mut learner = TestLearner::start(&ours, Some(directory.path())).await;
+    assert_eq!(learner.read(0, 1).await, ["a"]);
+    learner.stop().await.unwrap();
+    change_all(&ours, |script| script.configuration = None);
+    form(&ours[..1]);
+    let away = FakeAcceptor {
+        address: "http://127.0.0.1:1".parse().unwrap(),
+        ..FakeAcceptor::start(9).await
+    };
+    let mut learner = TestLearner::start(&[away], Some(directory.path())).await;
+    let forms = ours[0].heard.borrow().forms;
+    // Asked again, the learner goes on waiting.
+    ours[0].hears(|heard| heard.forms > forms + 2).await;
+    assert!(learner.status().await.cluster_id.is_empty());
     learner.stop().await.unwrap();
 }

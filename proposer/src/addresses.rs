@@ -6,7 +6,10 @@ use std::{
 };
 
 use paxos_common::{
-    paxos::identity::{AcceptorUuid, RunNumber},
+    paxos::{
+        identity::{AcceptorUuid, RunNumber},
+        quorum::Configuration,
+    },
     peer::{Address, AddressBook, Dialer},
 };
 use tonic::transport::Channel;
@@ -45,8 +48,14 @@ impl LinkBook {
     }
 
     /// The addresses to try for an acceptor: see [`AddressBook::candidates`].
-    pub(crate) fn candidates(&self, acceptor: AcceptorUuid, listed: &str) -> Vec<Address> {
-        self.addresses.candidates(acceptor, listed)
+    pub(crate) fn candidates(
+        &self,
+        acceptor: AcceptorUuid,
+        listed: &str,
+        configuration: &Configuration,
+    ) -> Vec<Address> {
+        let is_member = |other| configuration.members().contains_key(&other);
+        self.addresses.candidates(acceptor, listed, is_member)
     }
 
     /// The connection to an address, shared by all links.

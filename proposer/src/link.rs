@@ -109,6 +109,10 @@ pub(crate) async fn keep(target: LinkTarget, context: LinkContext, stop: Cancell
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
     let mut logged = None;
     let mut away_since = Instant::now();
+    let is_member = context
+        .configuration
+        .members()
+        .contains_key(&target.link.acceptor);
     loop {
         let mut attempt = Attempt::default();
         let (address, broken) = match open(&target, &context, &stop, &mut attempt).await {
@@ -135,22 +139,28 @@ pub(crate) async fn keep(target: LinkTarget, context: LinkContext, stop: Cancell
             // The core logs the refusal of an acceptor, and a change of members.
             tracing::debug!(%address, reason = %broken, "the link is opened again");
         } else if logged.replace(now) != Some(now) {
-            match now {
-                Logged::Refused => {
-                    tracing::error!(%address, reason = %broken, "acceptor refused: it is not counted");
-                }
-                Logged::Lost => {
-                    tracing::info!(%address, reason = %broken, "acceptor not connected; trying again");
-                }
-                Logged::AwayLong => {
-                    tracing::warn!(%address, reason = %broken, "acceptor not connected for {AWAY_LONG:?}; trying again");
-                }
-            }
+            log_broken(&address, &broken, now, is_member);
         }
         tokio::select! {
             // Both arms only wait.
             () = stop.cancelled() => return,
             () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+/// Logs why the link is not open.
+fn log_broken(address: &str, broken: &Unusable, now: Logged, is_member: bool) {
+    if !is_member {
+        // A joiner, or a removed acceptor: another acceptor may have its address by now.
+        tracing::info!(%address, reason = %broken, "no connection to an acceptor outside the members");
+        return;
+    }
+    match now {
+        Logged::Refused => tracing::error!(%address, reason = %broken, "acceptor refused: it is not counted"),
+        Logged::Lost => tracing::info!(%address, reason = %broken, "acceptor not connected; trying again"),
+        Logged::AwayLong => {
+            tracing::warn!(%address, reason = %broken, "acceptor not connected for {AWAY_LONG:?}; trying again");
         }
     }
 }
@@ -163,7 +173,9 @@ async fn open(
     stop: &CancellationToken,
     attempt: &mut Attempt,
 ) -> Result<(), (Arc<str>, Unusable)> {
-    let candidates = context.book.candidates(target.link.acceptor, &target.listed);
+    let candidates = context
+        .book
+        .candidates(target.link.acceptor, &target.listed, &context.configuration);
     let only = candidates.first().filter(|_| candidates.len() == 1).cloned();
     let address = match only {
         Some(only) => only,

@@ -53,13 +53,18 @@ impl AddressBook {
     }
 
     /// The addresses to try for an acceptor, in order: where the acceptor answered last; the address in the configuration; and
-    /// the given addresses at which no other acceptor answered.
-    pub fn candidates(&self, acceptor: AcceptorUuid, listed: &str) -> Vec<Address> {
+    /// the given addresses at which no other member answered last. A member may move to the address of a removed acceptor.
+    pub fn candidates(
+        &self,
+        acceptor: AcceptorUuid,
+        listed: &str,
+        is_member: impl Fn(AcceptorUuid) -> bool,
+    ) -> Vec<Address> {
         let answers = self.answers();
         let found = answers.iter().find(|(_, found)| *found == acceptor);
         let is_free = |address: &&Address| {
             let answer = answers.iter().find(|(at, _)| at == *address);
-            answer.is_none_or(|(_, found)| *found == acceptor)
+            answer.is_none_or(|(_, found)| *found == acceptor || !is_member(*found))
         };
         let found = found.map(|(address, _)| address.clone());
         let given = self.given.iter().filter(is_free).cloned();
@@ -89,9 +94,9 @@ mod tests {
         AcceptorUuid::from_u128(number)
     }
 
-    /// The hosts to try for an acceptor.
+    /// The hosts to try for an acceptor; acceptor 9 is no member.
     fn hosts(book: &AddressBook, acceptor: u128, listed: &str) -> Vec<String> {
-        let candidates = book.candidates(uuid(acceptor), listed);
+        let candidates = book.candidates(uuid(acceptor), listed, |other| other != uuid(9));
         let host = |address: &Address| address.host_and_port().replace(":1", "");
         candidates.iter().map(host).collect()
     }
@@ -116,6 +121,14 @@ mod tests {
             ["b", "x", "a", "c"],
             "the latest answer"
         );
+    }
+
+    #[test]
+    fn given_place_of_an_acceptor_that_is_no_member_is_tried_again() {
+        let book = AddressBook::new(["a", "b", "c"].map(address).to_vec(), Dialer::default());
+        book.answered(&address("a"), uuid(2));
+        book.answered(&address("b"), uuid(9));
+        assert_eq!(hosts(&book, 1, "http://x:1"), ["x", "b", "c"]);
     }
 
     #[test]

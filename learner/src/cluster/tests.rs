@@ -1,5 +1,8 @@
 //! The cluster across a change of members.
 
+use paxos_common::peer::Dialer;
+use paxos_learner_testing::{FakeAcceptor, acceptors, changed, held};
+
 use super::*;
 use crate::store::testing::{configuration, next_configuration};
 
@@ -98,4 +101,37 @@ fn configuration_in_force_is_adopted_from_any_acceptor_of_the_cluster() {
         cluster.check_present(uuid(1)),
         Err(Unusable::LaterEra(_))
     ));
+}
+
+#[tokio::test]
+async fn run_that_members_of_an_earlier_era_witnessed_does_not_count() {
+    let [one, two, three] = acceptors().await;
+    let next = [
+        one.clone(),
+        FakeAcceptor::start(4).await,
+        FakeAcceptor::start(5).await,
+    ];
+    let next = changed(&held(&one), &next);
+    let book = AddressBook::new(Vec::new(), Dialer::default());
+    let cluster = Arc::new(Cluster::new(&held(&one), Arc::new(book)));
+    let others = [&two, &three];
+    for other in others {
+        other.change(|script| script.forms_muted = true);
+    }
+    let listed = Arc::clone(cluster.present().acceptor(one.uuid).unwrap());
+    let identifying = tokio::spawn({
+        let cluster = Arc::clone(&cluster);
+        async move { cluster.identify(&listed).await }
+    });
+    for other in others {
+        other.hears(|heard| heard.forms == 1).await;
+    }
+    assert!(cluster.adopt(&next, Slot::ZERO));
+    for other in others {
+        other.change(|script| script.forms_muted = false);
+    }
+    let found = identifying.await.unwrap();
+    assert!(matches!(found, Err(Unusable::LaterEra(_))), "{found:?}");
+    let run = RunNumber::from_random(1);
+    assert!(!cluster.known().guard.is_witnessed(one.uuid, run));
 }

@@ -61,6 +61,8 @@ pub struct Script {
     pub keep_refused: Option<tonic::Code>,
     /// Uploads are neither read nor answered after the begin.
     pub keeps_muted: bool,
+    /// The leadership in every answer on `Attach` streams; each change is reported at once.
+    pub leadership: Option<pb::Leadership>,
 }
 
 /// The calls received by an acceptor.
@@ -272,12 +274,12 @@ impl Acceptor for FakeAcceptor {
         let mut reports = request.into_inner();
         let mut script = self.script.subscribe();
         let answers = async_stream::try_stream! {
-            let news = |script: &Script| (script.trimmed_to, script.snapshot_wanted);
-            let (mut trimmed_to, mut wanted) = news(&script.borrow());
+            let news = |script: &Script| (script.trimmed_to, script.snapshot_wanted, script.leadership.clone());
+            let (mut trimmed_to, mut wanted, mut leadership) = news(&script.borrow());
             loop {
                 let received = tokio::select! {
                     received = reports.message() => Some(received),
-                    _ = script.wait_for(|script| news(script) != (trimmed_to, wanted)) => None,
+                    _ = script.wait_for(|script| news(script) != (trimmed_to, wanted, leadership.clone())) => None,
                 };
                 if let Some(received) = received {
                     let Some(report) = received? else { break };
@@ -285,12 +287,12 @@ impl Acceptor for FakeAcceptor {
                 }
                 let chosen_to = {
                     let script = script.borrow_and_update();
-                    (trimmed_to, wanted) = news(&script);
+                    (trimmed_to, wanted, leadership) = news(&script);
                     script.chosen_to
                 };
                 yield pb::AttachResponse {
                     stamp: Some(acceptor.stamp(None)),
-                    leadership: None,
+                    leadership: leadership.clone(),
                     chosen_to,
                     voted_to: 0,
                     trimmed_to,

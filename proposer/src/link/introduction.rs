@@ -165,9 +165,13 @@ pub(super) async fn ask_others<'a>(
     acceptor: AcceptorUuid,
     context: &'a LinkContext,
 ) -> Others<'a> {
-    let members = context.configuration.members().iter();
-    let others = members.filter(|(other, _)| **other != acceptor);
-    let places = others.flat_map(|(&other, member)| context.book.candidates(other, &member.address));
+    let configuration = &context.configuration;
+    let others = configuration
+        .members()
+        .iter()
+        .filter(|(other, _)| **other != acceptor);
+    let places =
+        others.flat_map(|(&other, member)| context.book.candidates(other, &member.address, configuration));
     let places: BTreeSet<Address> = places.filter(|place| place != address).collect();
     let calls = places.into_iter().map(|place| {
         let calls = client(context.book.channel(&place));

@@ -145,7 +145,8 @@ impl Proposer {
         self.electorate = configuration.electorate();
         self.configuration = Arc::clone(&configuration);
         self.highest = Ballot::before(configuration.era());
-        self.guard.adopt(configuration.quorums());
+        let is_member = |acceptor| configuration.members().contains_key(&acceptor);
+        self.guard.adopt(configuration.quorums(), is_member);
         self.reports.clear();
         self.open.clear();
         self.known.clear();

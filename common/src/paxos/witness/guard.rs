@@ -52,6 +52,8 @@ pub struct Guard {
     heard: Witnesses,
     /// The stored table of each acceptor, as reported by the acceptor.
     tables: BTreeMap<AcceptorUuid, Witnesses>,
+    /// What the tables of former members hold about members.
+    former: Witnesses,
     /// The latest list of each acceptor.
     shown: BTreeMap<AcceptorUuid, RunList>,
     /// The latest witnessed run of each acceptor: enough other acceptors reported after the acceptor had shown the run.
@@ -76,6 +78,7 @@ impl Guard {
             others_needed,
             heard: Witnesses::default(),
             tables: BTreeMap::new(),
+            former: Witnesses::default(),
             shown: BTreeMap::new(),
             witnessed: BTreeMap::new(),
             suspected: BTreeMap::new(),
@@ -83,12 +86,27 @@ impl Guard {
         }
     }
 
-    /// The members change: from now on a phase-1 quorum of the new members must report. All that was heard stays. Every run
-    /// counts again only after the new members were asked, because runs may have been witnessed by fewer acceptors, or by
-    /// removed ones.
-    pub fn adopt(&mut self, quorums: Quorums) {
+    /// The members change: from now on a phase-1 quorum of the new members must report. Everything heard about members stays,
+    /// also from former members; everything about other acceptors is forgotten, so that a guard does not grow with each change.
+    /// An acceptor that becomes a member again has stored a copy of the whole log since. Every run counts again only after the
+    /// new members were asked, because runs may have been witnessed by fewer acceptors, or by removed ones.
+    pub fn adopt(&mut self, quorums: Quorums, is_member: impl Fn(AcceptorUuid) -> bool) {
         self.others_needed = quorums.phase1() - 1;
         self.witnessed.clear();
+        for (_, table) in self.tables.extract_if(.., |holder, _| !is_member(*holder)) {
+            self.former.merge(table.iter());
+        }
+        self.former.bound(REMEMBERED_RUNS_MAX);
+        for table in self
+            .tables
+            .values_mut()
+            .chain([&mut self.former, &mut self.heard])
+        {
+            *table = table.of_those(&is_member);
+        }
+        self.shown.retain(|&acceptor, _| is_member(acceptor));
+        self.suspected.retain(|&acceptor, _| is_member(acceptor));
+        self.refused.retain(|&acceptor, _| is_member(acceptor));
     }
 
     /// Number of tables of other acceptors required before a new run counts.
@@ -216,7 +234,7 @@ impl Guard {
     pub fn contradiction(&self, acceptor: AcceptorUuid) -> Option<WentBack> {
         let shown = self.shown.get(&acceptor)?;
         let tables = self.tables.iter().filter(|(holder, _)| **holder != acceptor);
-        let tables = tables.map(|(_, table)| table);
+        let tables = tables.map(|(_, table)| table).chain([&self.former]);
         let vouched = || {
             let mut entries = tables.clone().flat_map(|table| table.of(acceptor));
             entries.any(|(run, heard)| shown.shows(run, heard))
@@ -273,7 +291,7 @@ impl Guard {
 
     /// The runs that a leader passes on to the acceptors for storage. Contradicting acceptors are left out.
     pub fn to_pass_on(&self) -> Witnesses {
-        let all = self.tables.values().chain([&self.heard]);
+        let all = self.tables.values().chain([&self.former, &self.heard]);
         let trusted = all.flat_map(|witnesses| witnesses.iter());
         let mut witnesses: Witnesses = trusted
             .filter(|&(acceptor, ..)| self.is_sound(acceptor))

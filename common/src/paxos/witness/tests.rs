@@ -335,3 +335,42 @@ fn a_refused_acceptor_is_no_witness_for_others() {
         "{by_refused:?}"
     );
 }
+
+#[test]
+fn what_a_former_member_remembers_is_held_against_members() {
+    let mut guard = guard();
+    guard.introduce(OTHER, &[run(9, 1)], heard(&[(1, 25)]).iter(), &[]);
+    let remembered = guard.to_pass_on();
+    guard.adopt(Quorums::new(1, 1, 1).unwrap(), |acceptor| acceptor == ACCEPTOR);
+    assert_eq!(guard.to_pass_on(), remembered);
+    let older_copy = runs(&[(1, 20), (3, 21)]);
+    assert_eq!(
+        guard.introduce(ACCEPTOR, &older_copy, [], &[]),
+        [GuardFinding::Suspected(ACCEPTOR)]
+    );
+}
+
+#[test]
+fn guard_does_not_grow_with_replacements() {
+    let mut guard = guard();
+    let quorums = Quorums::majority(2).unwrap();
+    let sizes: Vec<usize> = (0..100)
+        .map(|number| {
+            let new = AcceptorUuid::from_u128(1 << 100 | number);
+            guard.adopt(quorums, |acceptor| [ACCEPTOR, new].contains(&acceptor));
+            let right = runs(&[(1, 20), (3, 21)]);
+            for (shows, about) in [(ACCEPTOR, new), (new, ACCEPTOR)] {
+                let table = [(about, right[0].run, right[0].commit_counter)];
+                let others = [(about, Witnesses::default())];
+                guard.introduce(shows, &right, table, &others);
+                guard.hear(shows, right[1].run, right[1].commit_counter);
+            }
+            // Refused, and replaced.
+            refuse(&mut guard, &[run(7, 1)]);
+            guard.introduce(ACCEPTOR, &right, [], &[(new, Witnesses::default())]);
+            guard.introduce(new, &[run(7, 1)], [], &[]);
+            format!("{guard:?}").len()
+        })
+        .collect();
+    assert_eq!(sizes[2..].iter().max(), sizes[2..].iter().min(), "{sizes:?}");
+}

@@ -222,7 +222,7 @@ impl Rollback {
         let needed = self.scenario.others_needed_later.unwrap_or_default();
         let quorums = Quorums::new(2 * needed + 1, needed + 1, needed + 1);
         if !self.has(Bug::NewMembersUnasked) {
-            guard.adopt(quorums.expect("majorities intersect"));
+            guard.adopt(quorums.expect("majorities intersect"), |_| true);
         }
     }
 

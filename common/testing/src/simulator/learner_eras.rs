@@ -56,7 +56,8 @@ impl World<'_> {
         let process = &mut self.learners[learner];
         let Some(core) = &process.core else { return };
         let (electorate, next) = (core.electorate().clone(), core.next());
-        process.guard.adopt(electorate.quorums());
+        let is_member = |acceptor| electorate.includes(acceptor);
+        process.guard.adopt(electorate.quorums(), is_member);
         process.shown.clear();
         process.feed = feed;
         self.statistics.count(Counted::LearnersAdopted);

@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use paxos_common::paxos::era::Era;
+use paxos_common::{
+    paxos::{era::Era, identity::ClusterId},
+    service::failure::Exit,
+};
+use sqlx::sqlite::SqliteConnectOptions;
 
 use super::*;
 use crate::store::testing::{configuration, lock, next_configuration, open_with};
@@ -130,6 +134,26 @@ async fn file_of_schema_version_5_is_upgraded_where_it_is() {
     let opened = open(directory.path(), CLUSTER).await.unwrap();
     assert_eq!(stored(&opened), Some(second));
     assert_eq!(opened.progress.latest(), writer.progress.latest());
+}
+
+#[tokio::test]
+async fn file_of_another_cluster_is_refused_and_stays_at_schema_version_5() {
+    let directory = with_file_5();
+    let Err(error) = open(directory.path(), ClusterId::from_bytes([9; 16])).await else {
+        panic!("opened");
+    };
+    assert_eq!(Failure::from(error).code, Exit::Refused);
+    let options = SqliteConnectOptions::new().filename(directory.path().join(FILE));
+    let mut file = SqliteConnection::connect_with(&options).await.unwrap();
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version")
+        .fetch_one(&mut file)
+        .await
+        .unwrap();
+    file.close().await.unwrap();
+    assert_eq!(version, 5);
+    let opened = open(directory.path(), CLUSTER).await.unwrap();
+    upgraded::holds_all(&opened, "schema version 5").await;
+    opened.close().await;
 }
 
 #[tokio::test]
