@@ -11,7 +11,7 @@ use paxos_common::{
     paxos::{
         acceptor::Membership,
         era::Era,
-        forming::{FormAction, FormConflict, FormReport, Forming},
+        forming::{FormAction, FormConflict, FormReport, Forming, WrongList},
         identity::{AcceptorUuid, ClusterId},
         quorum::{Configuration, InvalidConfiguration},
     },
@@ -88,7 +88,7 @@ impl Finder<'_> {
             }
             match forming.next()? {
                 FormAction::Formed { configuration, .. } => {
-                    warn_of_list(&forming, self.book.given().len(), &configuration);
+                    warn_of_list(&forming, &configuration);
                     return Ok(configuration);
                 }
                 FormAction::Ask(_)
@@ -175,11 +175,14 @@ fn formed_cluster(membership: &Membership) -> Option<ClusterId> {
 }
 
 /// Warns once of a list of acceptors that is not the list of the members. The addresses are hints: the members are found.
-fn warn_of_list(forming: &Forming, given: usize, configuration: &Configuration) {
-    let strangers: Vec<_> = forming.strangers(configuration).collect();
-    if !strangers.is_empty() || given != configuration.members().len() {
+fn warn_of_list(forming: &Forming, configuration: &Configuration) {
+    if let Some(WrongList {
+        no_members_at,
+        right_list,
+    }) = forming.wrong_list(configuration)
+    {
         tracing::warn!(
-            era = %configuration.era(), no_members_at = ?strangers, right_list = addresses_of(configuration),
+            era = %configuration.era(), ?no_members_at, right_list,
             "the given list of acceptors is not the list of the members: correct --acceptors"
         );
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::future::join_all;
 use paxos_common::{
     paxos::{
-        forming::{FormAction, FormReport, Forming},
+        forming::{FormAction, FormReport, Forming, WrongList},
         identity::ClusterId,
         quorum::{Configuration, MemberEntry},
     },
@@ -54,7 +54,10 @@ pub(crate) async fn form(
                 lost,
             } => {
                 acceptors.complete(&configuration, &complete, &lost).await;
-                warn_of_list(&forming, addresses.len(), &configuration);
+                acceptors
+                    .install(&configuration, &forming.unaware(&configuration))
+                    .await;
+                warn_of_list(&forming, &configuration);
                 return Ok(Some(FormedCluster {
                     configuration,
                     book: acceptors.book,
@@ -93,11 +96,14 @@ pub(crate) async fn form(
 }
 
 /// Warns once of a list of acceptors that is not the list of the members. The addresses are hints: the members are found.
-fn warn_of_list(forming: &Forming, given: usize, configuration: &Configuration) {
-    let strangers: Vec<_> = forming.strangers(configuration).collect();
-    if !strangers.is_empty() || given != configuration.members().len() {
+fn warn_of_list(forming: &Forming, configuration: &Configuration) {
+    if let Some(WrongList {
+        no_members_at,
+        right_list,
+    }) = forming.wrong_list(configuration)
+    {
         tracing::warn!(
-            era = %configuration.era(), no_members_at = ?strangers, right_list = addresses_of(configuration),
+            era = %configuration.era(), ?no_members_at, right_list,
             "the given list of acceptors is not the list of the members: correct --acceptors"
         );
     }
@@ -190,6 +196,20 @@ impl ListedAcceptors {
             }
         }
         tracing::info!(cluster = %configuration.cluster_id(), "cluster is formed");
+    }
+
+    /// Installs the configuration at removed acceptors that have not heard of their removal. Their votes count nowhere, so
+    /// nothing depends on the answers.
+    async fn install(&self, configuration: &Configuration, targets: &[Arc<str>]) {
+        let step = Step::Install(pb::Configuration::from(configuration));
+        for (address, answer) in self.ask(targets, Some(&step)).await {
+            match answer {
+                Ok(_) => tracing::info!(%address, "a removed acceptor hears of its removal"),
+                Err(reason) => {
+                    tracing::debug!(%address, %reason, "a removed acceptor does not hear of its removal")
+                }
+            }
+        }
     }
 
     /// Sends one step, or none, to several acceptors at once.

@@ -26,10 +26,17 @@ const OUTCOMES: [&str; 7] = [
 ];
 
 /// Why a campaign began: the labels of [`Notice`].
-const CAMPAIGN_REASONS: [&str; 5] = ["silent", "ended", "resigned", "none_known", "no_progress"];
+const CAMPAIGN_REASONS: [&str; 6] = [
+    "silent",
+    "ended",
+    "resigned",
+    "none_known",
+    "no_progress",
+    "changed",
+];
 
 /// Why a reign ended: the labels of [`Notice`], and the stop of the process.
-const STEP_DOWN_REASONS: [&str; 4] = ["rejected", "alone", "distrusted", STOPPING];
+const STEP_DOWN_REASONS: [&str; 5] = ["rejected", "alone", "distrusted", "later_era", STOPPING];
 
 const STOPPING: &str = "stopping";
 
@@ -78,13 +85,13 @@ impl Instruments {
             ),
             campaigns: metrics.counters(
                 "paxos.proposer.campaigns",
-                "Campaigns, by a quorum's report on the former leader: silent, ended (its streams), resigned, none_known (a new cluster), no_progress",
+                "Campaigns, by a quorum's report on the former leader: silent, ended (its streams), resigned, none_known (a new cluster, or a new era), no_progress; or changed (this proposer has changed the members)",
                 "reason",
                 CAMPAIGN_REASONS,
             ),
             step_downs: metrics.counters(
                 "paxos.proposer.step_downs",
-                "Reigns that ended: rejected by a higher ballot, alone without a quorum, distrusted acceptor, stopping",
+                "Reigns that ended: rejected by a higher ballot, alone without a quorum, distrusted acceptor, later_era (the members have changed), stopping",
                 "reason",
                 STEP_DOWN_REASONS,
             ),
@@ -300,6 +307,7 @@ mod tests {
     use std::time::Duration;
 
     use paxos_common::paxos::{
+        era::Era,
         identity::AcceptorUuid,
         proposer::{End, Gone, Why as Cause},
     };
@@ -316,7 +324,8 @@ mod tests {
         ];
         let causes = gone.map(|gone| Cause::Gone(vec![(acceptor, gone)]));
         let heard = Ballot::ZERO;
-        for why in causes.into_iter().chain([Cause::NoProgress { heard, lasted }]) {
+        let others = [Cause::NoProgress { heard, lasted }, Cause::Changed];
+        for why in causes.into_iter().chain(others) {
             let label = Notice::Campaign { ballot, why }.label();
             assert!(CAMPAIGN_REASONS.contains(&label), "{label}");
         }
@@ -327,6 +336,7 @@ mod tests {
                 absent: Vec::new(),
             },
             End::Distrusted(acceptor),
+            End::LaterEra(Era::FIRST.next()),
         ];
         for why in ends {
             let led = true;

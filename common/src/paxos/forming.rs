@@ -132,6 +132,16 @@ pub enum FormConflict {
     },
 }
 
+/// A given list of acceptors that is not the list of the members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongList {
+    /// The given addresses whose acceptors are no members: another acceptor answered there, or no acceptor and no member is
+    /// listed there. None: the list is too short.
+    pub no_members_at: Vec<Arc<str>>,
+    /// The addresses of the members with the scheme of the given addresses, as in `--acceptors`.
+    pub right_list: String,
+}
+
 /// A proposer's view of a forming cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Forming {
@@ -157,16 +167,41 @@ impl Forming {
         Self { cluster, ..self }
     }
 
-    /// The given addresses whose acceptors are no members of `configuration`: another acceptor answered there, or no acceptor
-    /// and no member is listed there. Such a list needs a correction, and so does a list that is too short or too long.
-    pub fn strangers<'a>(&'a self, configuration: &'a Configuration) -> impl Iterator<Item = &'a Arc<str>> {
+    /// What is wrong with the given list, if the list is not the list of the members of `configuration`. The addresses are
+    /// compared without their schemes: the members are listed with `http://` until a change, also after a move to TLS.
+    pub fn wrong_list(&self, configuration: &Configuration) -> Option<WrongList> {
         let members = configuration.members();
-        self.addresses
-            .iter()
-            .filter(move |&address| match self.reports.get(address) {
-                Some(report) => !members.contains_key(&report.acceptor),
-                None => !members.values().any(|member| member.address == *address),
-            })
+        let is_stranger = |address: &&Arc<str>| match self.reports.get(*address) {
+            Some(report) => !members.contains_key(&report.acceptor),
+            None => !members
+                .values()
+                .any(|member| without_scheme(&member.address) == without_scheme(address)),
+        };
+        let no_members_at: Vec<_> = self.addresses.iter().filter(is_stranger).cloned().collect();
+        if no_members_at.is_empty() && self.addresses.len() == members.len() {
+            return None;
+        }
+        let scheme = self.addresses.first().and_then(|given| given.split_once("://"));
+        let right = members.values().map(|member| match scheme {
+            Some((scheme, _)) => format!("{scheme}://{}", without_scheme(&member.address)),
+            None => member.address.to_string(),
+        });
+        Some(WrongList {
+            no_members_at,
+            right_list: right.collect::<Vec<_>>().join(","),
+        })
+    }
+
+    /// Where acceptors of the cluster answered that are no members and hold an earlier configuration: each was away at its
+    /// removal. Such an acceptor says what it is once `configuration` is installed.
+    pub fn unaware(&self, configuration: &Configuration) -> Vec<Arc<str>> {
+        let is_unaware = |report: &&FormReport| {
+            matches!(&report.membership, Membership::Formed(held)
+                if held.cluster_id() == configuration.cluster_id() && held.era() < configuration.era())
+                && !configuration.members().contains_key(&report.acceptor)
+        };
+        let unaware = self.reports.values().filter(is_unaware);
+        unaware.map(|report| Arc::clone(&report.address)).collect()
     }
 
     /// Takes an acceptor's latest answer.
@@ -364,6 +399,10 @@ fn uuids(configuration: &Configuration) -> String {
         list.push_str(&format!(", restored from a backup to slot {}", origin.base()));
     }
     list
+}
+
+fn without_scheme(address: &str) -> &str {
+    address.split_once("://").map_or(address, |(_, place)| place)
 }
 
 #[cfg(test)]

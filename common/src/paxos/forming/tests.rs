@@ -241,12 +241,36 @@ fn latest_configuration_of_the_cluster_is_taken() {
         caller.report(report(number, Membership::Formed(held.clone())));
         assert_eq!(taken(&caller), *held);
     }
-    let strangers: Vec<_> = caller.strangers(&third).cloned().collect();
-    assert_eq!(strangers, [address(2), address(3), address(6)]);
-    assert_eq!(forming(&[1, 4, 5]).strangers(&third).next(), None);
+    let wrong = caller.wrong_list(&third).unwrap();
+    assert_eq!(wrong.no_members_at, [address(2), address(3), address(6)]);
+    assert_eq!(
+        wrong.right_list,
+        [1, 4, 5].map(|number| address(number).to_string()).join(",")
+    );
+    assert_eq!(caller.unaware(&third), [address(2), address(3)]);
+    assert_eq!(forming(&[1, 4, 5]).wrong_list(&third), None);
+    let short = forming(&[1, 4]).wrong_list(&third).unwrap();
+    assert!(short.no_members_at.is_empty());
     // Two configurations of one era: a process broke the protocol.
     caller.report(report(6, Membership::Formed(next(&second, &[1, 4, 6]))));
     assert!(matches!(caller.next(), Err(FormConflict::ListsDiffer { .. })));
+}
+
+#[test]
+fn list_of_the_members_is_right_after_a_move_to_tls() {
+    let members = list(&[1, 2, 3]);
+    let secure = |number: u128| -> Arc<str> { address(number).replace("http://", "https://").into() };
+    // No acceptor has answered yet.
+    assert_eq!(
+        Forming::new([1, 2, 3].map(secure).to_vec()).wrong_list(&members),
+        None
+    );
+    let wrong = Forming::new([1, 2, 4].map(secure).to_vec())
+        .wrong_list(&members)
+        .unwrap();
+    assert_eq!(wrong.no_members_at, [secure(4)]);
+    let right = [1, 2, 3].map(|number| secure(number).to_string());
+    assert_eq!(wrong.right_list, right.join(","));
 }
 
 #[test]

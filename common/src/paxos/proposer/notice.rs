@@ -152,7 +152,17 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Campaign { ballot, why } => write!(f, "campaign at ballot {ballot}: {why}"),
+            Self::Campaign { ballot, why } => {
+                let era = ballot.era();
+                if why.is_first() && era > Era::FIRST {
+                    write!(
+                        f,
+                        "campaign at ballot {ballot}: era {era} is new: no acceptor has heard of a leader in it"
+                    )
+                } else {
+                    write!(f, "campaign at ballot {ballot}: {why}")
+                }
+            }
             Self::SteppedDown { ballot, led, why } => {
                 let what = if *led { "reign" } else { "campaign" };
                 write!(f, "the {what} at ballot {ballot} ends: {why}")
@@ -166,10 +176,20 @@ impl fmt::Display for Notice {
     }
 }
 
+impl Why {
+    /// Whether no acceptor has heard of a leader: the first campaign of the era.
+    fn is_first(&self) -> bool {
+        match self {
+            Self::Gone(said) => said.iter().all(|(_, gone)| *gone == Gone::NoneKnown),
+            Self::NoProgress { .. } | Self::Changed => false,
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gone(said) if said.iter().all(|(_, gone)| *gone == Gone::NoneKnown) => {
+            Self::Gone(_) if self.is_first() => {
                 f.write_str("the cluster is new: no acceptor has heard of a leader")
             }
             Self::Gone(said) => {

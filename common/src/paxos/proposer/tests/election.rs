@@ -1,6 +1,7 @@
 //! When a standby campaigns because the leader is gone, and when a standby waits.
 
 use super::*;
+use crate::paxos::era::Era;
 
 const MINE: u64 = 7;
 
@@ -63,6 +64,14 @@ fn first_campaign_of_a_cluster_names_no_leader() {
         notice
             .to_string()
             .ends_with("the cluster is new: no acceptor has heard of a leader")
+    );
+    // The first campaign of a later era, after a change of members whose leader died.
+    let said = vec![(uuid(1), Gone::NoneKnown), (uuid(2), Gone::NoneKnown)];
+    let ballot = ballot(1, 1).in_era(Era::new(5).unwrap());
+    let why = Why::Gone(said);
+    assert_eq!(
+        Notice::Campaign { ballot, why }.to_string(),
+        format!("campaign at ballot {ballot}: era 5 is new: no acceptor has heard of a leader in it")
     );
 }
 
