@@ -64,6 +64,7 @@ mod answers;
 mod campaign;
 mod challenge;
 mod commands;
+mod copy_pace;
 mod dispatch;
 mod election;
 mod eras;

@@ -109,6 +109,7 @@ impl Proposer {
         self.advance_change();
         self.finish_change();
         let reachable = self.reachable();
+        let resting = self.resting_joiners();
         let members = self.open.iter().filter(|open| self.electorate.includes(**open));
         let members = members.copied().collect();
         let mut is_progress = false;
@@ -127,7 +128,7 @@ impl Proposer {
                 );
                 lead.plan_repair(
                     (&self.electorate, &members),
-                    &reachable,
+                    &(&reachable - &resting),
                     &self.settings.limits,
                     &mut self.effects,
                 );

@@ -152,6 +152,11 @@ impl Lead {
         !self.repairs.is_empty()
     }
 
+    /// Whether an acceptor is under repair.
+    pub(super) fn repairs(&self, acceptor: AcceptorUuid) -> bool {
+        self.repairs.contains_key(&acceptor)
+    }
+
     /// One past the last slot proposed.
     pub fn proposed_to(&self) -> Slot {
         self.base.plus(self.slots.len() as u64)

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | check | the change is of the next era, and could be decided | refused |
 //! | copy | each joiner is linked, brought a snapshot if rows are gone, and repaired | silent for 10 s: ended |
-//! | pause | joiners are near: no new batches until a phase-2 quorum of the new members is at the tip, or L | resumed; 25 tries |
+//! | pause | joiners are close: no new batches until a phase-2 quorum of the new members is at the tip, or L | resumed for L; 25 tries |
 //! | decide | the change is proposed; it takes force by the three conditions of `lead/change` | a challenge is the way out |
 //! | switch | install, campaign in the next era | any proposer goes on |
 //! | done | a leader of the next era has chosen a value | |
@@ -13,9 +13,13 @@
 //! only when the third condition holds already: a phase-2 quorum of the new members has every slot, by rows or by a snapshot
 //! and rows. Safety rests on the conditions alone.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use super::{Effect, Lead, Phase, Proposer};
+use super::{Effect, Lead, Phase, Proposer, copy_pace::CopyPace};
 use crate::paxos::{
     era::Era,
     identity::AcceptorUuid,
@@ -24,8 +28,7 @@ use crate::paxos::{
     value::Value,
 };
 
-/// Most slots that a joiner may lack when new batches are paused for it.
-const NEAR_SLOTS: u64 = 1_024;
+mod readiness;
 
 /// Time without bytes of a joiner after which the change is given up.
 const JOINER_SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -111,12 +114,20 @@ pub(super) struct MemberChange {
     pub(super) configuration: Arc<Configuration>,
     electorate: Electorate,
     joiners: BTreeSet<AcceptorUuid>,
+    /// The watermarks of the joiners at the last check.
+    seen: BTreeMap<AcceptorUuid, Slot>,
+    /// As fast as until the last check, every joiner comes to the tip within half a leader timeout without new batches.
+    is_soon: bool,
+    /// The pace of the copy to each joiner.
+    paces: BTreeMap<AcceptorUuid, CopyPace>,
+    /// The time of the request.
+    begun: Duration,
     step: ChangeStep,
     /// The slot of the change, once this proposer has proposed the change.
     slot: Option<Slot>,
     /// Pauses so far.
     pauses: u32,
-    /// Since when the copy runs, or the last pause has ended.
+    /// Since when the copy runs: the request, or the end of the last pause.
     since: Duration,
     /// The latest news.
     said: Option<ChangeStage>,
@@ -132,35 +143,6 @@ enum ChangeStep {
     },
     Deciding,
     Switching,
-}
-
-impl MemberChange {
-    /// Whether every joiner lacks few slots only.
-    fn are_near(&self, lead: &Lead) -> bool {
-        let is_near = |joiner: &AcceptorUuid| {
-            let own = lead.sound_to(*joiner);
-            own.is_some_and(|own| lead.chosen_to().since(own) <= NEAR_SLOTS)
-        };
-        self.joiners.iter().all(is_near)
-    }
-
-    /// Whether everything proposed is chosen, and a phase-2 quorum of the new members holds all of it.
-    fn is_at_tip(&self, lead: &Lead) -> bool {
-        let tip = lead.chosen_to();
-        lead.is_drained()
-            && tip == lead.proposed_to()
-            && lead.count_at(&self.electorate, tip) >= self.electorate.quorums().phase2()
-    }
-
-    fn progress(&self, lead: &Lead) -> ChangeStage {
-        let of = lead.chosen_to();
-        let own = |joiner: &AcceptorUuid| lead.sound_to(*joiner).unwrap_or(Slot::ZERO).min(of);
-        let slots = self.joiners.iter().map(own).min().unwrap_or(of);
-        ChangeStage::Copying {
-            slots: slots.get(),
-            of: of.get(),
-        }
-    }
 }
 
 impl Proposer {
@@ -246,6 +228,10 @@ impl Proposer {
         Ok(MemberChange {
             value: asked.change,
             joiners: electorate.members().iter().copied().filter(is_joiner).collect(),
+            seen: BTreeMap::new(),
+            is_soon: false,
+            paces: BTreeMap::new(),
+            begun: self.awake(),
             configuration,
             electorate,
             step: ChangeStep::Copying,
@@ -256,10 +242,10 @@ impl Proposer {
         })
     }
 
-    /// Once every leader timeout: ends a copy to a silent joiner, brings snapshots, and begins or ends a pause.
+    /// Once every leader timeout: ends a copy to a silent joiner, brings snapshots, and ends a pause.
     pub(super) fn check_change(&mut self) {
         self.bring_snapshots();
-        let (now, timeout) = (self.awake(), self.settings.leader_timeout);
+        let now = self.awake();
         let (Some(change), Phase::Leading(lead)) = (&mut self.change, &mut self.phase) else {
             return;
         };
@@ -271,13 +257,8 @@ impl Proposer {
                 };
                 if let Some(&silent) = change.joiners.iter().find(is_silent) {
                     self.refuse_change(ChangeRefusal::Silent(silent));
-                } else if change.are_near(lead) && now.saturating_sub(change.since) >= timeout {
-                    change.step = ChangeStep::Pausing {
-                        until: now + timeout,
-                        asked: false,
-                    };
-                    lead.pause(true);
                 } else {
+                    change.measure(lead);
                     self.say_progress();
                 }
             }
@@ -285,6 +266,7 @@ impl Proposer {
                 lead.pause(false);
                 change.step = ChangeStep::Copying;
                 change.since = now;
+                change.is_soon = false;
                 change.pauses += 1;
                 if change.pauses >= PAUSES_MAX {
                     self.refuse_change(ChangeRefusal::TooSlow);
@@ -294,16 +276,24 @@ impl Proposer {
         }
     }
 
-    /// Proposes the change once a pause has brought a quorum of the new members to the tip.
+    /// Begins a pause, and proposes the change once a pause has brought a quorum of the new members to the tip.
     pub(super) fn advance_change(&mut self) {
         if self.change.is_none() {
             return;
         }
         let reachable = self.reachable();
+        let (now, timeout) = (self.awake(), self.settings.leader_timeout);
         let (Some(change), Phase::Leading(lead)) = (&mut self.change, &mut self.phase) else {
             return;
         };
-        let is_ready = change.are_near(lead) && change.is_at_tip(lead);
+        if change.may_pause(lead, now, timeout) {
+            change.step = ChangeStep::Pausing {
+                until: now + timeout,
+                asked: false,
+            };
+            lead.pause(true);
+        }
+        let is_ready = change.is_near(lead) && change.is_at_tip(lead);
         match change.step {
             ChangeStep::Pausing { .. } if is_ready => {
                 lead.end_era(change.value.clone());
@@ -321,6 +311,25 @@ impl Proposer {
             }
             ChangeStep::Copying | ChangeStep::Pausing { .. } | ChangeStep::Switching => {}
         }
+    }
+
+    /// The joiners to which no stretch of the copy may begin now.
+    pub(super) fn resting_joiners(&mut self) -> BTreeSet<AcceptorUuid> {
+        let now = self.awake();
+        let (Some(change), Phase::Leading(lead)) = (&mut self.change, &self.phase) else {
+            return BTreeSet::new();
+        };
+        if change.step != ChangeStep::Copying {
+            return BTreeSet::new();
+        }
+        let in_flight = lead.proposed_to().since(lead.chosen_to());
+        let is_busy = !self.queue.is_empty() && in_flight >= self.settings.limits.batches_in_flight_max;
+        let lasted = now.saturating_sub(change.begun);
+        let rests = |joiner: &AcceptorUuid| {
+            let pace = change.paces.entry(*joiner).or_default();
+            pace.rests(now, lasted, lead.repairs(*joiner), is_busy)
+        };
+        change.joiners.iter().copied().filter(rests).collect()
     }
 
     /// Follows the members of a change that was just proposed, or found by the campaign.

@@ -13,10 +13,6 @@ fn switching() -> (Bench, Arc<Configuration>) {
     for number in [1, 2] {
         bench.answer(number, 0, marked(&[(0, 1)], 1, 0));
     }
-    for _ in 0..3 {
-        bench.pass(200);
-        bench.fire(Timer::Check);
-    }
     for number in [1, 2] {
         bench.answer(number, 0, marked(&[], 1, 1));
     }

@@ -63,10 +63,6 @@ fn vote_of_a_joiner_with_a_closed_link_ends_the_reign_once_its_disk_is_lost() {
     let (mut bench, _) = copying();
     // The link closes before the change is proposed, and the stream stays.
     bench.handle(Event::Closed(uuid(4)));
-    for _ in 0..3 {
-        bench.pass(200);
-        bench.fire(Timer::Check);
-    }
     bench.answer(1, 0, marked(&[], 1, 1));
     assert_eq!(bench.sent_to(4), [(1, value("change"))]);
     bench.answer(4, 0, marked(&[(1, 2)], 2, 1));

@@ -1,0 +1,89 @@
+//! How a leader paces the copy of the log to a joiner: clients come first.
+//!
+//! A copy goes on stretch after stretch. While commands queue at the leader, the copy rests after each stretch, many times
+//! as long as the stretch took. So a copy takes little from the clients, whatever the machines. The rests become shorter
+//! with time, so that every copy ends.
+
+use std::time::Duration;
+
+/// The rest after a stretch, as a multiple of the time of the stretch.
+const REST_FACTOR: u32 = 9;
+
+/// The longest rest.
+const REST_MAX: Duration = Duration::from_secs(2);
+
+/// After this time the rests are half as long, and half again after each further such time.
+const HALVED_AFTER: Duration = Duration::from_secs(120);
+
+/// The pace of the copy to one joiner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct CopyPace {
+    /// The begin of the stretch on its way.
+    stretch_since: Option<Duration>,
+    rests_until: Duration,
+}
+
+impl CopyPace {
+    /// Whether no stretch may begin now. `lasted`: the time since the copy began; `is_on_its_way`: a stretch is; `is_busy`:
+    /// commands queue.
+    pub(super) fn rests(
+        &mut self,
+        now: Duration,
+        lasted: Duration,
+        is_on_its_way: bool,
+        is_busy: bool,
+    ) -> bool {
+        match (is_on_its_way, self.stretch_since) {
+            (true, None) => self.stretch_since = Some(now),
+            (false, Some(since)) => {
+                self.stretch_since = None;
+                if is_busy {
+                    let halvings = lasted.as_secs() / HALVED_AFTER.as_secs();
+                    let factor = REST_FACTOR.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX));
+                    let rest = now.saturating_sub(since) * factor.unwrap_or(0);
+                    self.rests_until = now + rest.min(REST_MAX);
+                }
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+        !is_on_its_way && now < self.rests_until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// The length of the rest after a stretch of this length, in milliseconds, at this time since the begin of the copy.
+    fn rest_after(stretch: u64, lasted: Duration, is_busy: bool) -> u64 {
+        let mut pace = CopyPace::default();
+        assert!(
+            !pace.rests(ms(1_000), lasted, false, is_busy),
+            "the first stretch"
+        );
+        assert!(!pace.rests(ms(1_000), lasted, true, is_busy));
+        let ended = 1_000 + stretch;
+        let rests = |pace: &mut CopyPace, after| pace.rests(ms(ended + after), lasted, false, is_busy);
+        rests(&mut pace, 0);
+        (0..10_000).take_while(|&after| rests(&mut pace, after)).count() as u64
+    }
+
+    #[test]
+    fn copy_rests_in_proportion_to_its_stretches_while_commands_queue() {
+        assert_eq!(rest_after(100, ms(0), true), 900);
+        assert_eq!(rest_after(20, ms(0), true), 180);
+        assert_eq!(rest_after(100, ms(0), false), 0);
+        assert_eq!(rest_after(1_000, ms(0), true), 2_000, "bounded");
+    }
+
+    #[test]
+    fn rests_become_shorter_until_there_is_none() {
+        let rests = [0, 119, 120, 240, 360, 480, 1 << 40]
+            .map(|seconds| rest_after(100, Duration::from_secs(seconds), true));
+        assert_eq!(rests, [900, 900, 400, 200, 100, 0, 0]);
+    }
+}
