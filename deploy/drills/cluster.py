@@ -131,7 +131,9 @@ class Cluster:
         for name in self.names():
             if self.network:
                 self.network.add(name)
-        self.urls = ",".join(self.url(name) for name in self.acceptors)
+        # The same list, for processes that read it again and again.
+        self.list = self.directory / "acceptors"
+        self.name_acceptors(self.acceptors)
         for name in self.names():
             self.define(name)
 
@@ -183,9 +185,16 @@ class Cluster:
 
     def relist(self, acceptors):
         """The acceptors that commands get from now on, and proposers and learners from their next start on."""
-        self.urls = ",".join(map(self.url, acceptors))
+        self.name_acceptors(acceptors)
         for name in self.proposers + self.learners:
             self[name].set("--acceptors", self.urls)
+
+    def name_acceptors(self, acceptors):
+        """The acceptors that commands get from now on."""
+        self.urls = ",".join(map(self.url, acceptors))
+        written = self.list.with_suffix(".new")
+        written.write_text(self.urls)
+        written.replace(self.list)
 
     def __getitem__(self, name):
         return self.processes[name]

@@ -1,4 +1,4 @@
-"""Four clients with unique values and linearizable reads, and what the history of their operations proves."""
+"""Clients with unique values and linearizable reads, and what the history of their operations proves."""
 
 import bisect
 import json
@@ -16,6 +16,10 @@ EVERY_S = 0.25
 APPEND_EVERY_S = 0.04
 # Seconds between two tenures.
 TENURE_EVERY_S = 1.0
+# The example program that records calls of the library, and judges the history by both checks of the tests.
+RECORDER = "examples/record_history"
+# Longest wait for the judgement.
+JUDGED_BY_S = 300
 # Longest wait of a read at one certain learner, which may be away.
 READ_TIMEOUT = "2s"
 
@@ -58,14 +62,27 @@ class Clients:
         self.threads = [
             threading.Thread(target=work, args=(number,), daemon=True) for number, work in enumerate(works)
         ]
+        # Beside the commands; none unless built.
+        self.recorder, self.recorded = None, None
 
     def __enter__(self):
+        program = self.cluster.binaries / RECORDER
+        if program.exists():
+            self.recorder = subprocess.Popen(
+                [program, self.cluster.list, str(CLIENTS)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
         for thread in self.threads:
             thread.start()
         return self
 
     def __exit__(self, *_):
         self.ended.set()
+        if self.recorder:
+            try:
+                self.recorded = self.recorder.communicate("", JUDGED_BY_S)[0]
+            except subprocess.TimeoutExpired:
+                self.recorder.kill()
         for thread in self.threads:
             thread.join(120)
 
@@ -189,6 +206,15 @@ class Clients:
         trial.right(not wrong, f"the history of {len(operations)} operations is linearizable")
         for text in wrong[:10]:
             trial.say(f"    {text}")
+        if self.recorder:
+            trial.right(
+                self.recorder.returncode == 0,
+                f"the history of {CLIENTS} clients of the library is linearizable by both checks",
+            )
+            for line in (self.recorded or "no judgement").splitlines():
+                trial.say(f"    {line[:500]}")
+        else:
+            trial.say(f"no library clients: {self.cluster.binaries / RECORDER} is not built")
         grows = all(before < after for before, after in zip(tokens, tokens[1:]))
         trial.right(tokens and grows, f"{len(tokens)} fencing tokens only grow: {tokens[:1]} to {tokens[-1:]}")
 

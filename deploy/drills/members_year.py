@@ -34,10 +34,10 @@ def seen(cluster):
 
 
 def replace(trial, cluster, name):
-    """Replaces a member by a new acceptor."""
+    """Replaces a member by a new acceptor. The address names the member, because era 0 has no names of silent members."""
     present = members(cluster)
     new = join(cluster, fresh_name(cluster))
-    change(trial, cluster, {*present, new} - {name}, "replace", name, "--with", cluster.url(new))
+    change(trial, cluster, {*present, new} - {name}, "replace", cluster.url(name), "--with", cluster.url(new))
     return new
 
 
@@ -52,8 +52,10 @@ def log_lines(cluster, name, start, words):
     return [line.strip() for line in lines if any(word in line for word in words)]
 
 
-def comes_back(trial, cluster, clients, name, what):
-    """Starts a removed acceptor with its kept directory; judges that it does no harm and says what it is."""
+def comes_back(trial, cluster, clients, name, what, is_aware):
+    """Starts a removed acceptor with its kept directory; judges that it does no harm, and that the cluster says what it is.
+
+    An acceptor that was dead at its removal cannot know, until a process that knows meets it."""
     mark, start, begun = cluster.mark(), cluster[name].log.stat().st_size, time.monotonic()
     cluster.acceptors.append(name)
     cluster[name].start()
@@ -63,8 +65,8 @@ def comes_back(trial, cluster, clients, name, what):
     trial.say(f"{what}: longest silence of clients in {BACK_S} s: {silence:.0f} ms")
     cluster.quiet(mark, f"{what}")
     trial.right(cluster[name].runs(), f"{what}: the acceptor runs")
-    ready, member = cluster.probe(name, "readyz"), cluster.metrics(name).get("paxos_acceptor_member")
-    trial.right(ready == 503, f"{what}: not ready, HTTP status {ready}; paxos_acceptor_member {member}")
+    if is_aware:
+        says_outside(trial, cluster, name, what)
     for line in log_lines(cluster, name, start, ("WARN", "INFO", "ERROR"))[-4:]:
         trial.say(f"    log: {line[:400]}")
     urls = f"{cluster.urls},{cluster.url(name)}"
@@ -73,6 +75,14 @@ def comes_back(trial, cluster, clients, name, what):
         lines = [line.strip() for line in result.out.splitlines()]
         found = [line for line in lines if "no member" in line or "may be stopped" in line]
         trial.right(bool(found), f"{what}: `paxos {' '.join(command)}` (exit {result.code}) says: {' | '.join(found)[:500]}")
+
+
+def says_outside(trial, cluster, name, what):
+    """Judges that an acceptor says itself that it is no member."""
+    is_unready = lambda: cluster.probe(name, "readyz") == 503
+    wait_until(f"{what}: {name} is not ready", is_unready, 10, 0.1)
+    member = cluster.metrics(name).get("paxos_acceptor_member")
+    trial.right(member == 0, f"{what}: not ready; paxos_acceptor_member {member}")
 
 
 def serves(trial, cluster, urls, what):
@@ -164,8 +174,8 @@ def members_year(trial):
                 retire(trial, cluster, name)
             trial.say(f"era {seen(cluster)['era']}, members {', '.join(members(cluster))}")
             fails(trial, cluster, old, "a list of removed acceptors, of which none runs")
-            comes_back(trial, cluster, clients, "a3", "a removed acceptor that has heard of no change")
-            comes_back(trial, cluster, clients, "a2", "a removed acceptor that has heard of its change")
+            comes_back(trial, cluster, clients, "a3", "a removed acceptor that has heard of no change", False)
+            comes_back(trial, cluster, clients, "a2", "a removed acceptor that has heard of its change", True)
             lists(trial, cluster, old)
             again(trial, cluster)
         judge_everything(trial, cluster, clients, since)
@@ -181,6 +191,7 @@ def lists(trial, cluster, old):
     for name in ("p3", "l3"):
         role_with(trial, cluster, name, one, True, what)
         drop(cluster, name)
+    says_outside(trial, cluster, "a3", "a removed acceptor in the list of a proposer that has started")
     what = "a list without a right address"
     fails_or_serves(trial, cluster, old, what)
     for name in ("p4", "l4"):
@@ -207,6 +218,7 @@ def again(trial, cluster):
     present = members(cluster)
     for name in ("a3", "a2"):
         change(trial, cluster, {*present, name}, "add", cluster.url(name))
-        trial.right(cluster.probe(name, "readyz") == 200, f"{name} votes again with its kept directory")
+        wait_until(f"{name} is ready", lambda: cluster.probe(name, "readyz") == 200, 10, 0.1)
+        trial.right(True, f"{name} votes again with its kept directory")
         change(trial, cluster, {*present}, "remove", name)
         retire(trial, cluster, name)

@@ -127,9 +127,21 @@ async fn lost_member_is_replaced_by_a_blank_acceptor_at_its_address() {
     })
     .await;
     all_vote(&cluster, 1, 3).await;
+    // The former acceptor at the address is no fault.
+    for proposer in &cluster.proposers {
+        let log = proposer.log();
+        let is_alarm = |line: &&str| line.contains("ERROR") && line.contains("is looked for");
+        assert_eq!(log.lines().find(is_alarm), None, "{}", proposer.name);
+    }
     serves_without(&mut cluster, 0).await;
     let (status, code) = cluster.status().await;
     assert_eq!(code, Some(0), "{status}");
+    // The log shows the change.
+    let log = stdout(&run(&["log", "--acceptors", &cluster.urls()]).await);
+    let shown = log.lines().find(|line| line.contains("  members of era 1: "));
+    let shown = shown.unwrap();
+    let third = format!("acceptor-3 at {}", cluster.acceptors[2].address);
+    assert!(shown.contains(&third) && shown.contains(".-  "), "{shown}");
     // The member itself answers now.
     let reason = refused(&cluster, &["replace", "acceptor-3"]).await;
     assert!(

@@ -1,6 +1,9 @@
 //! Processes killed in the middle of a change of members: the leader, the command, the joiner.
 
-use std::process::{Child, Stdio};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+};
 
 use tokio::time::sleep;
 
@@ -15,6 +18,25 @@ fn start(cluster: &Cluster, action: &[&str]) -> Child {
     let mut command = paxos(&arguments(action, &cluster.urls()));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
+}
+
+/// Starts `paxos member` in the background, and returns once the command has printed a stage, or has ended.
+async fn start_to(cluster: &Cluster, action: &[&str], stage: &'static str) -> Child {
+    let mut command = start(cluster, &[action, &["--output", "json"]].concat());
+    let output = command.stdout.take().unwrap();
+    let (seen, is_seen) = tokio::sync::oneshot::channel();
+    // Reads on: the command would end at a closed pipe.
+    std::thread::spawn(move || {
+        let mut seen = Some(seen);
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if let Some(seen) = seen.take_if(|_| line.contains(stage)) {
+                let _ = seen.send(());
+            }
+        }
+    });
+    // An error: the command has ended.
+    let _ = is_seen.await;
+    command
 }
 
 /// Waits for the end of a command.
@@ -55,19 +77,21 @@ async fn change_is_made_though_its_leader_is_killed() {
 }
 
 #[tokio::test]
-async fn command_that_is_killed_is_run_again_and_finds_its_change() {
+async fn command_that_is_killed_at_any_stage_is_run_again_and_finds_its_change() {
     let mut cluster = Cluster::start(3, 2, 1).await;
     cluster.add_acceptor();
     under_load(&mut cluster, "commands killed", async |cluster, _| {
-        for (round, millis) in KILLED_AFTER.into_iter().enumerate() {
+        for (round, stage) in ["copying", "deciding", "switching", "done"]
+            .into_iter()
+            .enumerate()
+        {
             let (action, acceptor) = change_of(cluster, round);
-            let mut command = start(cluster, &[action, &acceptor]);
-            sleep(Duration::from_millis(millis)).await;
+            let mut command = start_to(cluster, &[action, &acceptor], stage).await;
             command.kill().unwrap();
             command.wait().unwrap();
             let output = member(cluster, &[action, &acceptor]).await;
             println!(
-                "{millis} ms: {}{}",
+                "{stage}: {}{}",
                 String::from_utf8_lossy(&output.stdout),
                 stderr(&output)
             );
@@ -90,6 +114,17 @@ async fn joiner_that_is_killed_while_it_copies_goes_on_after_its_start() {
     }
     cluster.add_acceptor();
     let joiner = cluster.acceptors[3].address.to_string();
+    // A joiner that stays away ends the change, and nothing has changed.
+    let command = start_to(&cluster, &["add", &joiner], "copying").await;
+    cluster.acceptors[3].signal(Signal::SIGSTOP);
+    let output = ended(command).await;
+    cluster.acceptors[3].signal(Signal::SIGCONT);
+    let reason = stderr(&output);
+    println!("{reason}");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let expected = format!("acceptor-4 at {joiner} has stopped answering the leader");
+    assert!(reason.contains(&expected), "{reason}");
+    assert_eq!(list(&cluster).await["era"], "0");
     // The log also holds the values above, so it is not compared with the load.
     let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 4);
     load.goes_on(20).await;

@@ -50,11 +50,53 @@ async fn one_right_address_is_enough_and_a_list_without_any_is_named() {
     ])
     .await;
     assert!(put.status.success(), "{put:?}");
-    // Removed acceptors alone, one of them stopped.
+    // Removed acceptors alone, one of them stopped. The other one names the members.
+    let members = list(&cluster).await["members"].as_array().unwrap().clone();
+    let members: Vec<_> = members
+        .iter()
+        .map(|row| row["address"].as_str().unwrap())
+        .collect();
+    let warns = |process: &Process, what: &str| {
+        let log = process.log();
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("is not the list of the members"));
+        let lines: Vec<_> = lines.collect();
+        assert_eq!(lines.len(), 1, "{what}: {log}");
+        assert!(
+            members.iter().all(|address| lines[0].contains(address)),
+            "{what}: {log}"
+        );
+    };
+    warns(
+        cluster.proposers.last().unwrap(),
+        "proposer with one right address",
+    );
+    warns(&learner, "learner with one right address");
     let put = run(&["put", "key", "lost", "--acceptors", &removed, "--timeout", "2s"]).await;
-    println!("{}", stderr(&put));
+    let said = stderr(&put);
+    println!("{said}");
     assert_eq!(put.status.code(), Some(69), "{put:?}");
-    // All stopped.
+    assert!(
+        said.contains("is a member any more: give the members of era 2, "),
+        "{said}"
+    );
+    assert!(members.iter().all(|address| said.contains(address)), "{said}");
+    cluster.add_proposer(&removed, &[]);
+    let proposer = cluster.proposers.last().unwrap();
+    finds_the_cluster(proposer).await;
+    warns(proposer, "proposer without a right address");
+    let flags = ["--acceptors", removed.as_str()];
+    let learner = Process::role(
+        cluster.dir.path(),
+        "learner",
+        "later".to_owned(),
+        free_ports(1),
+        &flags,
+    );
+    finds_the_cluster(&learner).await;
+    warns(&learner, "learner without a right address");
+    // All stopped: no process can say which list would be right.
     cluster.acceptors[0].kill();
     let put = run(&["put", "key", "lost", "--acceptors", &removed, "--timeout", "2s"]).await;
     println!("{}", stderr(&put));
