@@ -7,10 +7,12 @@ mod acceptors;
 mod digests;
 mod majority;
 mod peers;
+mod places;
 mod roster;
 
 pub(crate) use digests::Digests;
 pub(crate) use majority::{cluster_answer, era_of};
+pub(crate) use places::lost_member;
 pub(crate) use roster::{Peer, Source, learner};
 
 /// Free bytes on the file system of a data directory, below which an operator should act. An acceptor stops voting

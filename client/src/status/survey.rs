@@ -19,7 +19,7 @@ use paxos_common::{
     tls::RoleName,
 };
 use paxos_proto::v1::{
-    AcceptorStatusRequest, AcceptorStatusResponse, LearnerStatusRequest, LearnerStatusResponse,
+    AcceptorStatusRequest, AcceptorStatusResponse, LearnerStatusRequest, LearnerStatusResponse, Membership,
     ProposerStatusRequest, ProposerStatusResponse, Role, acceptor_client::AcceptorClient,
     learner_client::LearnerClient, proposer_client::ProposerClient,
 };
@@ -332,10 +332,18 @@ impl Survey {
             .filter(|target| target.role == Role::Acceptor && target.given && target.acceptor().is_none())
             .filter(|target| !members.contains(target.address.as_str()))
             .count();
+        // A blank acceptor that advertises the address of a silent member has answered for this address.
+        let blank: BTreeSet<String> = self
+            .targets
+            .iter()
+            .filter_map(AskedProcess::acceptor)
+            .filter(|answer| answer.membership() == Membership::Blank)
+            .map(|answer| answer.address.clone())
+            .collect();
         let mut status = ClusterReport::default();
         for target in self.targets {
             if !target.given && target.role == Role::Acceptor && target.acceptor().is_none() {
-                if is_elsewhere(&target, &answered) {
+                if is_elsewhere(&target, &answered) || blank.contains(target.address.as_str()) {
                     continue;
                 }
                 if aliases > 0 {

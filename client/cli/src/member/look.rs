@@ -1,6 +1,9 @@
 //! The members as operators see them, and the request for a change.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use paxos_client::{Address, Client, raw::ClusterReport};
@@ -17,7 +20,7 @@ use paxos_proto::v1::{self as pb, Membership};
 use crate::{
     connection::no,
     output::printable,
-    verdict::{Verdict, cluster_answer, era_of, judge},
+    verdict::{Verdict, cluster_answer, era_of, judge, lost_member},
 };
 
 /// Fewest hexadecimal digits that name a member.
@@ -96,6 +99,8 @@ pub(super) struct MembersLook {
     /// In the order of the configuration.
     pub(super) members: Vec<SeenAcceptor>,
     pub(super) outside: Vec<SeenAcceptor>,
+    /// The answering acceptors by advertised address. From here they may be reachable by other addresses alone.
+    answering: BTreeMap<String, AcceptorUuid>,
 }
 
 /// The acceptors named on the command line.
@@ -151,9 +156,7 @@ impl MembersLook {
         let members = configuration.members().iter();
         let members = members.map(|(&uuid, member)| {
             let answer = answers.iter().find(|answer| answer.uuid == uuid);
-            let blank_there = answers
-                .iter()
-                .find(|answer| answer.is_blank() && *answer.address == *member.address);
+            let blank_there = answers.iter().find(|answer| answer.in_place_of == Some(uuid));
             let state = match answer {
                 Some(answer) if answer.votes => SeenState::Votes,
                 Some(_) => SeenState::Waits,
@@ -175,20 +178,14 @@ impl MembersLook {
                 era: answer.map(|answer| era_of(answer.status)),
             }
         });
-        let is_member_place = |address: &str| {
-            configuration
-                .members()
-                .values()
-                .any(|member| *member.address == *address)
-        };
         let outside = answers.iter().filter(|answer| {
             let is_member = configuration.members().contains_key(&answer.uuid);
-            !(is_member || answer.is_blank() && is_member_place(answer.address))
+            !(is_member || answer.in_place_of.is_some())
         });
         let outside = outside.map(|answer| SeenAcceptor {
             uuid: answer.uuid,
             name: answer.status.id.clone(),
-            address: answer.address.to_owned(),
+            address: answer.advertised().to_owned(),
             state: if answer.is_blank() {
                 SeenState::Blank
             } else {
@@ -197,9 +194,13 @@ impl MembersLook {
             lag: (!answer.is_blank()).then(|| verdict.chosen_to.saturating_sub(answer.status.chosen_to)),
             era: (!answer.is_blank()).then(|| era_of(answer.status)),
         });
+        let answering = answers
+            .iter()
+            .map(|answer| (answer.advertised().to_owned(), answer.uuid));
         Ok(Self {
             members: members.collect(),
             outside: outside.collect(),
+            answering: answering.collect(),
             configuration,
         })
     }
@@ -254,6 +255,7 @@ impl MembersLook {
             // The leader may reach an acceptor that is out of reach here.
             let answer = client.acceptor_status(address, patience).await.ok();
             let uuid = answer.and_then(|answer| Some(wire::read_stamp(answer.stamp.as_ref()).ok()?.acceptor));
+            let uuid = uuid.or_else(|| self.answering.get(address.as_str()).copied());
             added.push((uuid, address.clone()));
         }
         let is_silent = added.iter().any(|(uuid, _)| uuid.is_none());
@@ -343,27 +345,45 @@ impl Plan {
 /// An acceptor's answer, with its verdict.
 struct SeenAnswer<'a> {
     uuid: AcceptorUuid,
-    address: &'a str,
+    /// Where the acceptor was asked.
+    asked_at: &'a str,
     status: &'a pb::AcceptorStatusResponse,
     votes: bool,
+    /// The member in whose place this blank acceptor runs.
+    in_place_of: Option<AcceptorUuid>,
 }
 
 impl SeenAnswer<'_> {
     fn is_blank(&self) -> bool {
         self.status.membership() == Membership::Blank
     }
+
+    /// The address for the other processes of the cluster.
+    fn advertised(&self) -> &str {
+        match &*self.status.address {
+            "" => self.asked_at,
+            address => address,
+        }
+    }
 }
 
 fn answers<'a>(report: &'a ClusterReport, verdict: &Verdict) -> Vec<SeenAnswer<'a>> {
+    let configuration = cluster_answer(report).and_then(|answer| answer.configuration.as_ref());
     let reports = report.acceptors.iter().zip(&verdict.votes);
-    let answers = reports.filter_map(|(report, &votes)| {
-        let status = report.answer.as_ref().ok()?;
-        Some(SeenAnswer {
+    let answers = reports.filter_map(|(acceptor, &votes)| {
+        let status = acceptor.answer.as_ref().ok()?;
+        let mut answer = SeenAnswer {
             uuid: wire::read_stamp(status.stamp.as_ref()).ok()?.acceptor,
-            address: report.address.as_str(),
+            asked_at: acceptor.address.as_str(),
             status,
             votes,
-        })
+            in_place_of: None,
+        };
+        if answer.is_blank() {
+            let lost = lost_member(report, configuration?, acceptor);
+            answer.in_place_of = lost.and_then(|member| wire::acceptor_uuid(&member.acceptor).ok());
+        }
+        Some(answer)
     });
     answers.collect()
 }

@@ -15,6 +15,7 @@ use paxos_proto::v1::{AcceptorStatusResponse, Configuration, Member, Membership,
 use super::{
     DATA_FREE_LOW_BYTES, Finding, Peer, Source, Subject,
     majority::{Majority, cluster_answer, cluster_id, cluster_of},
+    places::lost_member,
 };
 use crate::output::hex;
 
@@ -199,11 +200,8 @@ fn of_cluster(
     for (index, report) in status.acceptors.iter().enumerate() {
         let Ok(answer) = &report.answer else { continue };
         let name = format!("acceptor {} ({})", answer.id, report.address);
-        let is_place = configuration.is_some_and(|configuration| {
-            let mut members = configuration.members.iter();
-            members.any(|member| member.address == report.address.as_str())
-        });
-        let refused = refusal(&name, (cluster, is_place), answer)
+        let lost = configuration.and_then(|configuration| lost_member(status, configuration, report));
+        let refused = refusal(&name, (cluster, lost.is_some()), answer)
             .or_else(|| outside(&name, configuration?, answer))
             .or_else(|| {
                 let found = back.iter().find(|found| Some(found.acceptor) == uuid(answer))?;
@@ -272,7 +270,7 @@ fn of_cluster(
 /// A problem, and advice.
 type Wrong = (String, &'static str);
 
-/// Why an acceptor's votes do not count in this cluster. `is_place`: the acceptor answers at a member's address.
+/// Why an acceptor's votes do not count in this cluster. `is_place`: the acceptor runs in the place of a silent member.
 fn refusal(name: &str, (cluster, is_place): (&[u8], bool), answer: &AcceptorStatusResponse) -> Option<Wrong> {
     if matches!(answer.membership(), Membership::Blank | Membership::Seeded) {
         return Some(if is_place {

@@ -172,3 +172,43 @@ fn number_of_processes_asked_is_bounded() {
         .filter_map(|number| survey.add(Role::Learner, address(&format!("l{number}")), false, None));
     assert_eq!(added.count(), FOUND_MAX);
 }
+
+#[test]
+fn blank_acceptor_answers_for_the_address_that_it_advertises() {
+    let blank = |advertised: &str| {
+        let answer = AcceptorStatusResponse {
+            stamp: Some(Stamp {
+                acceptor: uuid(9),
+                ..Stamp::default()
+            }),
+            address: address(advertised).to_string(),
+            membership: Membership::Blank.into(),
+            ..AcceptorStatusResponse::default()
+        };
+        Ok(RoleStatus::Acceptor(Box::new(answer)))
+    };
+    // As from outside a container network. The disk of a3 is lost, and h9 is new.
+    let hosts = ["h1", "h2", "h3", "h4", "h5", "h9"];
+    for (advertised, is_a3_listed) in [("a3", false), ("a9", true)] {
+        let mut survey = given(&hosts);
+        for (index, number) in [(0, 1), (1, 2), (3, 4), (4, 5)] {
+            survey.record(index, acceptor(number));
+        }
+        survey.record(2, blank(advertised));
+        survey.record(5, blank("a9"));
+        for index in 6..survey.targets.len() {
+            survey.record(index, refused());
+        }
+        let listed = listed(survey);
+        assert!(
+            hosts
+                .iter()
+                .all(|host| listed.contains(&((*host).to_owned(), true)))
+        );
+        assert_eq!(
+            listed.contains(&("a3".to_owned(), false)),
+            is_a3_listed,
+            "{listed:?}"
+        );
+    }
+}

@@ -125,6 +125,58 @@ fn lost_disk_and_new_acceptor_come_with_their_commands() {
     assert_eq!((&json["may_be_lost"], &json["era"]), (&0.into(), &"0".into()));
 }
 
+/// An answer at an address that the cluster does not know, as through a published port of a container.
+fn published(mut report: AcceptorReport) -> AcceptorReport {
+    let port = report.address.as_str().chars().filter(char::is_ascii_digit);
+    let port: String = port.collect();
+    report.address = format!("http://127.0.0.1:70{port}").parse().unwrap();
+    report
+}
+
+#[tokio::test]
+async fn commands_name_the_addresses_of_the_cluster_when_asked_through_published_ports() {
+    let blank = pb::Membership::Blank;
+    let reports = [formed(1), formed(2), answer(9, 3, blank), answer(4, 4, blank)];
+    let look = look(reports.map(published).into());
+    let text = text(&look);
+    assert!(
+        text.contains("lost its disk\n    what to do: paxos member replace acceptor-9\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("what to do: paxos member add http://a4:1\n"),
+        "{text}"
+    );
+    assert!(!text.contains("127.0.0.1"), "{text}");
+
+    let in_place = RemovedAndAdded {
+        removed: vec![uuid(3)],
+        added: vec![address(3).parse().unwrap()],
+        is_in_place: true,
+    };
+    let plan = plan(&look, in_place).await;
+    assert_eq!(*plan.request.add[0].acceptor, uuid(9).to_bytes());
+    assert_eq!(
+        plan.advice, "",
+        "the blank acceptor answers, at its published port"
+    );
+}
+
+#[test]
+fn blank_acceptor_with_the_address_of_a_living_member_is_listed() {
+    let text = text(&look(vec![
+        formed(1),
+        formed(2),
+        formed(3),
+        published(answer(9, 3, pb::Membership::Blank)),
+    ]));
+    assert!(text.contains("one may be lost"), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("acceptor-9  ")),
+        "{text}"
+    );
+}
+
 #[test]
 fn silent_members_and_a_missing_quorum_are_named() {
     let text = text(&look(vec![formed(1), silent(2), silent(3)]));

@@ -197,3 +197,55 @@ fn findings_name_whom_they_are_about() {
         ]
     );
 }
+
+/// Makes the third acceptor blank and new, asked at one address and advertising another address.
+fn third_is_blank(status: &mut ClusterReport, asked_at: &str, advertised: &str) {
+    status.acceptors[2].address = asked_at.parse().unwrap();
+    change(status, 2, |answer| {
+        answer.set_membership(Membership::Blank);
+        answer.address = advertised.to_owned();
+        answer.configuration = None;
+        let stamp = answer.stamp.as_mut().unwrap();
+        stamp.acceptor = vec![9; 16].into();
+        stamp.cluster_id = bytes::Bytes::new();
+    });
+}
+
+#[test]
+fn blank_acceptor_has_lost_its_disk_when_asked_at_or_advertising_the_address_of_a_silent_member() {
+    let (place, published) = ("http://127.0.0.1:7003", "http://127.77.0.1:7003");
+    for (asked_at, advertised) in [
+        (place, place),
+        (published, place),
+        (place, published),
+        (place, ""),
+    ] {
+        let mut status = healthy();
+        third_is_blank(&mut status, asked_at, advertised);
+        let finding = judge(&status).findings.remove(0);
+        assert!(
+            finding
+                .problem
+                .contains("the member at this address has lost its disk"),
+            "{asked_at} {advertised}: {finding:?}"
+        );
+        assert!(finding.advice.contains("replace the member"), "{finding:?}");
+    }
+}
+
+#[test]
+fn blank_acceptor_at_no_address_of_a_silent_member_may_be_new() {
+    let (new, living) = ("http://127.0.0.1:7009", "http://127.0.0.1:7001");
+    for (asked_at, advertised) in [(new, new), (new, living), (living, new)] {
+        let mut status = healthy();
+        third_is_blank(&mut status, asked_at, advertised);
+        let finding = judge(&status).findings.remove(0);
+        assert!(
+            finding
+                .problem
+                .contains("the acceptor is new, or a member has lost its disk"),
+            "{asked_at} {advertised}: {finding:?}"
+        );
+        assert!(finding.advice.contains("`paxos member add`"), "{finding:?}");
+    }
+}
