@@ -129,3 +129,24 @@ pub(super) fn read_failed(error: &LogReadError, history: &History, installing: &
     tracing::error!(%error, advice, "cannot read the log");
     Status::unavailable(format!("{error}; {advice}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use paxos_test_values::slot;
+
+    use super::*;
+    use crate::store::testing::{configuration, next_configuration};
+
+    #[test]
+    fn record_of_a_change_has_the_members() {
+        let next = next_configuration(&configuration());
+        let record = Record {
+            slot: slot(7),
+            value: wire::stored::change(&next),
+            commands: Vec::new(),
+            judgements: Vec::new(),
+        };
+        let message = log_record(&record);
+        assert_eq!(message.value.unwrap().configuration, Some((&next).into()));
+    }
+}
