@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use paxos_common::{
     peer::{Address, Dialer, MESSAGE_BYTES_MAX},
+    tls::RoleName,
     wire::status::{Fate, fate_of},
 };
 use paxos_proto::v1::{
@@ -139,7 +140,16 @@ async fn begin(
     request: &ChangeMembersRequest,
     patience: Duration,
 ) -> Result<ChangeStream, ChangeError> {
-    let channel = dialer.to_proposer(proposer);
+    // Without a connection no request was sent.
+    let not_made = |error| match error {
+        ChangeError::NotMade(cause) | ChangeError::Unknown(cause) => ChangeError::NotMade(cause),
+        ChangeError::Refused(cause) => ChangeError::Refused(cause),
+    };
+    let channel = match timeout(patience, dialer.connect(proposer, Some(RoleName::Proposer))).await {
+        Ok(Ok(channel)) => channel,
+        Ok(Err(status)) => return Err(not_made(ChangeError::of(&status, proposer))),
+        Err(_elapsed) => return Err(ChangeError::NotMade(Cause::deadline().at(proposer))),
+    };
     let mut client = ProposerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     match timeout(patience, client.change_members(request.clone())).await {
         Ok(Ok(answer)) => Ok(ChangeStream {
@@ -178,5 +188,16 @@ mod tests {
         ] {
             assert!(matches!(of(status), ChangeError::Unknown(_)));
         }
+    }
+
+    #[tokio::test]
+    async fn request_without_a_connection_is_not_made() {
+        // No process listens at the discard port.
+        let proposer: Address = "http://127.0.0.1:9".parse().unwrap();
+        let request = ChangeMembersRequest::default();
+        let begun = begin(&Dialer::default(), &proposer, &request, CHECK_MIN).await;
+        let error = begun.unwrap_err();
+        assert!(matches!(&error, ChangeError::NotMade(_)), "{error:?}");
+        assert!(error.to_string().starts_with("http://127.0.0.1:9: "), "{error}");
     }
 }

@@ -64,7 +64,8 @@ pub(super) async fn drive(
                     ""
                 };
                 return Err(Failure::unavailable(anyhow::anyhow!(
-                    "{cause}.{open} Run the same command again; `paxos status` shows what is wrong"
+                    "{cause}.{open} Run the same command again; `paxos status` shows what is wrong. If the proposers have \
+                     other addresses here, give these by --proposers"
                 )));
             }
             ChangeError::Unknown(cause) if Instant::now() >= until => {
