@@ -130,7 +130,8 @@ impl FromStr for Address {
     }
 }
 
-fn without_scheme(text: &str) -> &str {
+/// The text of an address without `http://` or `https://`, as in `p1:7001`.
+pub fn without_scheme(text: &str) -> &str {
     let rest = text.strip_prefix(HTTP).or_else(|| text.strip_prefix(HTTPS));
     rest.unwrap_or(text)
 }

@@ -12,7 +12,7 @@ mod roster;
 
 pub(crate) use digests::Digests;
 pub(crate) use majority::{cluster_answer, era_of};
-pub(crate) use places::lost_member;
+pub(crate) use places::{is_same_place, lost_member};
 pub(crate) use roster::{Peer, Source, learner};
 
 /// Free bytes on the file system of a data directory, below which an operator should act. An acceptor stops voting

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use paxos_common::{
-    peer::{Address, Dialer, MESSAGE_BYTES_MAX},
+    peer::{Address, Dialer, MESSAGE_BYTES_MAX, without_scheme},
     tls::RoleName,
 };
 use paxos_proto::v1::{
@@ -338,12 +338,12 @@ impl Survey {
             .iter()
             .filter_map(AskedProcess::acceptor)
             .filter(|answer| answer.membership() == Membership::Blank)
-            .map(|answer| answer.address.clone())
+            .map(|answer| without_scheme(&answer.address).to_owned())
             .collect();
         let mut status = ClusterReport::default();
         for target in self.targets {
             if !target.given && target.role == Role::Acceptor && target.acceptor().is_none() {
-                if is_elsewhere(&target, &answered) || blank.contains(target.address.as_str()) {
+                if is_elsewhere(&target, &answered) || blank.contains(target.address.host_and_port()) {
                     continue;
                 }
                 if aliases > 0 {

@@ -20,7 +20,7 @@ use paxos_proto::v1::{self as pb, Membership};
 use crate::{
     connection::no,
     output::printable,
-    verdict::{Verdict, cluster_answer, era_of, judge, lost_member},
+    verdict::{Verdict, cluster_answer, era_of, is_same_place, judge, lost_member},
 };
 
 /// Fewest hexadecimal digits that name a member.
@@ -172,7 +172,12 @@ impl MembersLook {
             SeenAcceptor {
                 uuid,
                 name: name.to_owned(),
-                address: member.address.to_string(),
+                // A lost member is replaced at this address. When a cluster gets TLS, its configuration keeps the old
+                // scheme.
+                address: match blank_there.map(SeenAnswer::advertised) {
+                    Some(advertised) if is_same_place(advertised, &member.address) => advertised.to_owned(),
+                    Some(_) | None => member.address.to_string(),
+                },
                 state,
                 lag: answer.map(|answer| verdict.chosen_to.saturating_sub(answer.status.chosen_to)),
                 era: answer.map(|answer| era_of(answer.status)),
@@ -215,7 +220,7 @@ impl MembersLook {
         let is_named = |member: &&SeenAcceptor| {
             let uuid = member.uuid.to_string().replace('-', "");
             member.name == id
-                || member.address == id.trim_end_matches('/')
+                || is_same_place(&member.address, id.trim_end_matches('/'))
                 || is_hex && uuid.starts_with(&digits.to_ascii_lowercase())
         };
         let named: Vec<_> = self.members.iter().filter(is_named).collect();

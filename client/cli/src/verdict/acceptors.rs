@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use paxos_client::raw::{AcceptorReport, ClusterReport};
+use paxos_client::{
+    ErrorCode,
+    raw::{AcceptorReport, ClusterReport},
+};
 use paxos_common::{
     paxos::{
         identity::AcceptorUuid,
@@ -111,7 +114,11 @@ fn silent(report: &AcceptorReport) -> Option<Finding> {
     let (problem, advice) = if report.given {
         (
             format!("acceptor {address} does not answer: {cause}"),
-            "start the acceptor again with its data directory, or correct --acceptors",
+            if cause.code == ErrorCode::PermissionDenied {
+                "use the certificate of a client or of an operator"
+            } else {
+                "start the acceptor again with its data directory, or correct --acceptors"
+            },
         )
     } else {
         (

@@ -1,10 +1,12 @@
 //! The places of the members: which member has lost its disk when a blank acceptor answers.
 
 use paxos_client::raw::{AcceptorReport, ClusterReport};
+use paxos_common::peer::without_scheme;
 use paxos_proto::v1::{Configuration, Member, Membership};
 
 /// The member in whose place this blank acceptor runs: a member without an answer of its own, with an address that the
-/// blank acceptor was asked at or advertises. The addresses differ outside a network of containers, for example.
+/// blank acceptor was asked at or advertises. The addresses differ outside a network of containers, for example. The scheme
+/// does not matter: the members of a cluster that got TLS keep their addresses.
 pub(crate) fn lost_member<'a>(
     status: &ClusterReport,
     configuration: &'a Configuration,
@@ -20,7 +22,12 @@ pub(crate) fn lost_member<'a>(
     };
     let at = |address: &str| {
         let mut members = configuration.members.iter();
-        members.find(|member| member.address == address && !answers(member))
+        members.find(|member| is_same_place(&member.address, address) && !answers(member))
     };
     at(blank.address.as_str()).or_else(|| at(advertised))
+}
+
+/// Whether both are the same host and port, with TLS or without.
+pub(crate) fn is_same_place(one: &str, other: &str) -> bool {
+    without_scheme(one) == without_scheme(other)
 }

@@ -181,7 +181,7 @@ fn blank_acceptor_answers_for_the_address_that_it_advertises() {
                 acceptor: uuid(9),
                 ..Stamp::default()
             }),
-            address: address(advertised).to_string(),
+            address: advertised.to_owned(),
             membership: Membership::Blank.into(),
             ..AcceptorStatusResponse::default()
         };
@@ -189,13 +189,17 @@ fn blank_acceptor_answers_for_the_address_that_it_advertises() {
     };
     // As from outside a container network. The disk of a3 is lost, and h9 is new.
     let hosts = ["h1", "h2", "h3", "h4", "h5", "h9"];
-    for (advertised, is_a3_listed) in [("a3", false), ("a9", true)] {
+    for (advertised, is_a3_listed) in [
+        ("http://a3:1", false),
+        ("https://a3:1", false),
+        ("http://a9:1", true),
+    ] {
         let mut survey = given(&hosts);
         for (index, number) in [(0, 1), (1, 2), (3, 4), (4, 5)] {
             survey.record(index, acceptor(number));
         }
         survey.record(2, blank(advertised));
-        survey.record(5, blank("a9"));
+        survey.record(5, blank("http://a9:1"));
         for index in 6..survey.targets.len() {
             survey.record(index, refused());
         }

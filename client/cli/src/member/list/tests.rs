@@ -163,6 +163,31 @@ async fn commands_name_the_addresses_of_the_cluster_when_asked_through_published
 }
 
 #[test]
+fn lost_member_of_a_cluster_that_got_tls_has_the_new_scheme() {
+    let secure = |mut report: AcceptorReport| {
+        let url = report.address.as_str().replace("http:", "https:");
+        report.address = url.parse().unwrap();
+        report.answer.as_mut().unwrap().address = url;
+        report
+    };
+    let reports = [formed(1), formed(2), answer(9, 3, pb::Membership::Blank)];
+    let look = look(reports.map(secure).into());
+    let text = text(&look);
+    assert!(
+        text.contains("lost its disk\n    what to do: paxos member replace"),
+        "{text}"
+    );
+    for url in ["http://a3:1", "https://a3:1"] {
+        assert_eq!(look.member(url).unwrap().address, "https://a3:1");
+    }
+    assert_eq!(
+        look.member("https://a1:1").unwrap().address,
+        "http://a1:1",
+        "as in the configuration"
+    );
+}
+
+#[test]
 fn blank_acceptor_with_the_address_of_a_living_member_is_listed() {
     let text = text(&look(vec![
         formed(1),

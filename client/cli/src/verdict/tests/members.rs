@@ -249,3 +249,19 @@ fn blank_acceptor_at_no_address_of_a_silent_member_may_be_new() {
         assert!(finding.advice.contains("`paxos member add`"), "{finding:?}");
     }
 }
+
+#[test]
+fn acceptor_that_refuses_the_certificate_needs_another_certificate_and_no_start() {
+    let mut status = healthy();
+    let cause = Cause::new(ErrorCode::PermissionDenied, "for clients and operators");
+    status.acceptors[0].answer = Err(cause);
+    let finding = judge(&status).findings.remove(0);
+    assert!(
+        finding.problem.contains("7001 does not answer: for clients"),
+        "{finding:?}"
+    );
+    assert_eq!(
+        finding.advice,
+        "use the certificate of a client or of an operator"
+    );
+}
