@@ -122,7 +122,7 @@ pub enum FormConflict {
     /// More or fewer addresses than acceptors in the list of a cluster that is not formed yet.
     #[error(
         "{given} acceptor addresses are given, but the cluster has {members} acceptors: give exactly the addresses of \
-         these acceptors"
+         these acceptors. `paxos member` adds and removes acceptors: change the list after that, and not before"
     )]
     Count {
         /// Number of addresses.
