@@ -1,4 +1,4 @@
-//! A cluster in containers, as in docker-compose.yml: scaled, killed, cut off, paused and restarted under load.
+//! A cluster in containers, as in docker-compose.yml: scaled, changed, killed, cut off, paused and restarted under load.
 //!
 //! Run by `cargo docker`. Needs a Docker engine and Compose; otherwise the tests are skipped. Jaeger, Prometheus and
 //! Grafana are left out: these are third-party images, and downloading them needs a network.
@@ -12,6 +12,7 @@ mod cut;
 mod engine;
 mod kill;
 mod load;
+mod members;
 mod scale;
 mod secure;
 mod start;
@@ -26,12 +27,16 @@ use libtest_mimic::{Arguments, Completion, Trial};
 /// The body of a test.
 type Test = fn(Engine) -> Completion;
 
-const TESTS: [(&str, Test); 11] = [
+const TESTS: [(&str, Test); 12] = [
     ("cluster_is_healthy_within_a_minute_and_answers", start::answers),
     ("roles_start_in_any_order", start::any_order),
     (
-        "acceptor_without_its_volume_is_refused_with_what_to_do",
-        start::volume_is_lost,
+        "acceptor_without_its_volume_is_refused_until_it_replaces_the_member_under_load",
+        members::volume_is_lost,
+    ),
+    (
+        "three_acceptors_become_five_and_three_again_under_load",
+        members::three_to_five_and_back,
     ),
     (
         "nothing_fails_while_proposers_and_learners_are_scaled",
@@ -59,7 +64,7 @@ const TESTS: [(&str, Test); 11] = [
         cut::paused,
     ),
     (
-        "cluster_with_tls_answers_and_no_role_sees_the_key_of_another",
+        "cluster_with_tls_answers_grows_to_five_and_no_role_sees_the_key_of_another",
         secure::answers,
     ),
 ];

@@ -12,11 +12,12 @@ use super::{
 };
 
 /// Default time limit of a call in the client library; no call may fail within this limit.
-const CALL: Duration = Duration::from_secs(10);
+pub(crate) const CALL: Duration = Duration::from_secs(10);
 /// Upper bound for a gap in service in milliseconds, on the slowest machines.
 const GAP_MAX_MS: u128 = 10_000;
 
-fn nothing_failed(what: &str, tally: &WorkTally) {
+/// No call failed, and no gap in service was too long.
+pub(crate) fn nothing_failed(what: &str, tally: &WorkTally) {
     println!("{what}: {} calls, {}", tally.succeeded, tally.gaps());
     assert_eq!(tally.failed, 0, "{what}: {tally:?}");
     assert!(

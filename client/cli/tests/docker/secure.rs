@@ -4,6 +4,7 @@ use libtest_mimic::Completion;
 
 use super::{
     engine::{Engine, docker, text},
+    members::ADDED,
     topology::{Topology, until},
 };
 
@@ -14,10 +15,10 @@ const ROLES: [(&str, &str); 3] = [
     ("learner", "learner"),
 ];
 
-/// The first commands of `docker-compose.tls.yml`, a backup by an operator, the loss of the leader, and the files that
-/// containers see.
+/// The first commands of `docker-compose.tls.yml`, a backup by an operator, the loss of the leader, two more acceptors, and
+/// the files that containers see.
 pub(crate) fn answers(engine: Engine) -> Completion {
-    let topology = Topology::up_secure(engine);
+    let mut topology = Topology::up_secure(engine);
     let decided = topology.client(&["decide", "leader-2026", "alice"]);
     assert_eq!(text(&decided), "alice");
     topology.finds_nothing_wrong();
@@ -38,7 +39,34 @@ pub(crate) fn answers(engine: Engine) -> Completion {
         put.status.success().then_some(())
     });
     assert_eq!(text(&topology.client(&["get", "colour"])), "blue");
+    operator_adds_two(&mut topology);
     Completion::Completed
+}
+
+/// An operator adds two acceptors, and a client may not.
+fn operator_adds_two(topology: &mut Topology) {
+    topology.start_two_more();
+    let add = [
+        &["paxos", "member", "add"],
+        &ADDED
+            .map(|url| url.replace("http:", "https:"))
+            .each_ref()
+            .map(String::as_str)[..],
+    ]
+    .concat();
+    let refused = topology.client(&add[1..]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        said.contains("Proposer/ChangeMembers is for operators; this certificate says client"),
+        "{said}"
+    );
+    let added = text(&topology.compose(&[&["run", "--rm", "-T", "backup"], &add[..]].concat()));
+    assert!(
+        added.contains("done       era 1, 5 members, 2 may be lost"),
+        "{added}"
+    );
+    topology.finds_nothing_wrong();
+    assert_eq!(text(&topology.client(&["get", "colour"])), "blue");
 }
 
 /// No role sees the key of another role, or of the CA.

@@ -1,4 +1,4 @@
-//! Start: a user's first commands, and the report of a lost disk.
+//! Start: a user's first commands, in any order of services.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use libtest_mimic::Completion;
 
 use super::{
     engine::{Engine, docker, text},
-    topology::{Topology, until},
+    topology::Topology,
 };
 
 /// User id of the processes in a container, as in the Dockerfile.
@@ -85,48 +85,5 @@ pub(crate) fn any_order(engine: Engine) -> Completion {
         "alice"
     );
     topology.finds_nothing_wrong();
-    Completion::Completed
-}
-
-/// An acceptor returns without its volume.
-pub(crate) fn volume_is_lost(engine: Engine) -> Completion {
-    let topology = Topology::up(engine);
-    let version = text(&topology.client(&["put", "colour", "blue"]));
-    text(&topology.compose(&["rm", "--stop", "--force", "acceptor-3"]));
-    text(&docker(&["volume", "rm", &topology.name("acceptor-3")]));
-    topology.compose_up(&[]);
-    let finding = until("the blank acceptor is refused", || {
-        let (status, code) = topology.status();
-        let findings = status["findings"].as_array().unwrap().clone();
-        let finding = findings.into_iter().find(|finding| {
-            let problem = finding["problem"].as_str().unwrap_or_default();
-            problem.contains("acceptor-3") && problem.contains("has lost its disk")
-        });
-        assert!(
-            code == Some(0) || finding.is_none(),
-            "the other two are a quorum: {status}"
-        );
-        finding
-    });
-    println!("{finding}");
-    let advice = finding["advice"].as_str().unwrap();
-    assert!(
-        advice.contains("replace the member: `paxos member list`"),
-        "{advice}"
-    );
-    assert_eq!(
-        text(&topology.client(&["get", "colour", "--at-least", &version])),
-        "blue"
-    );
-    text(&topology.client(&["put", "colour", "green"]));
-    // A proposer started now does not count the acceptor either.
-    topology.scale_beside(1, 1, Some("acceptor-3"));
-    topology.scale_beside(2, 1, Some("acceptor-3"));
-    text(&topology.client(&["put", "colour", "red"]));
-
-    // The remaining quorum is exactly large enough.
-    docker(&["kill", &topology.container("acceptor-2")]);
-    let refused = topology.client(&["put", "colour", "lost", "--timeout", "3s"]);
-    assert_eq!(refused.status.code(), Some(69), "{refused:?}");
     Completion::Completed
 }

@@ -18,8 +18,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(300);
 /// Starts services in the background.
 const UP: [&str; 3] = ["up", "-d", "--no-build"];
-/// Adds TLS to the services.
-const SECURE: [&str; 4] = ["--file", "docker-compose.yml", "--file", "docker-compose.tls.yml"];
+/// COMPOSE_FILE with three acceptors, with five acceptors, and both with TLS.
+const FILES: [[&str; 2]; 2] = [
+    ["docker-compose.yml", "docker-compose.yml:docker-compose.five.yml"],
+    [
+        "docker-compose.yml:docker-compose.tls.yml",
+        "docker-compose.yml:docker-compose.five.yml:docker-compose.tls.yml:docker-compose.five.tls.yml",
+    ],
+];
 /// Makes the certificates. Without a health check.
 const CERTIFICATES: &str = "certificates";
 /// The services with images of this project.
@@ -48,6 +54,10 @@ pub(crate) struct Topology {
     engine: Engine,
     project: String,
     is_secure: bool,
+    /// Whether the files for five acceptors are added.
+    has_five: bool,
+    /// Number of acceptors that are expected to be members.
+    members: u16,
     /// A loopback address of this machine without other published ports.
     host: String,
 }
@@ -75,6 +85,8 @@ impl Topology {
             engine,
             project: format!("paxos-test-{number:08x}"),
             is_secure,
+            has_five: false,
+            members: 3,
             host: format!("127.77.{}.{}", number % 250 + 1, number / 250 % 250 + 1),
         };
         for services in order {
@@ -96,6 +108,11 @@ impl Topology {
         text(&self.compose(&[&UP, flags, &ROLES].concat()));
     }
 
+    /// Gives the proposers and learners the settings of the present files.
+    pub(crate) fn recreate_proposers_and_learners(&self) {
+        text(&self.compose(&[&UP[..], &["--no-deps", "proposer", "learner"]].concat()));
+    }
+
     /// Changes the numbers of proposers and learners, and waits until all containers are healthy.
     pub(crate) fn scale(&self, proposers: usize, learners: usize) {
         self.scale_beside(proposers, learners, None);
@@ -115,9 +132,28 @@ impl Topology {
             ("PAXOS_IMAGE", self.engine.image()),
             ("BIND", &self.host),
             ("OTLP_ENDPOINT", ""),
+            (
+                "COMPOSE_FILE",
+                FILES[usize::from(self.is_secure)][usize::from(self.has_five)],
+            ),
         ];
-        let files: &[&str] = if self.is_secure { &SECURE } else { &[] };
-        self.engine.compose(&variables, &[files, words].concat())
+        self.engine.compose(&variables, words)
+    }
+
+    /// Adds the files for five acceptors, and starts the two new acceptors alone.
+    pub(crate) fn start_two_more(&mut self) {
+        self.has_five = true;
+        text(&self.compose(&[&UP[..], &["acceptor-4", "acceptor-5"]].concat()));
+    }
+
+    /// Makes `paxos status` ask this number of acceptors.
+    pub(crate) fn expect_members(&mut self, members: u16) {
+        self.members = members;
+    }
+
+    /// Runs `paxos` in the container of the first acceptor.
+    pub(crate) fn in_acceptor(&self, words: &[&str]) -> Output {
+        self.compose(&[&["exec", "-T", "acceptor-1", "paxos"], words].concat())
     }
 
     /// Runs `paxos` in a separate container, as users do.
@@ -127,7 +163,7 @@ impl Topology {
 
     /// Runs the `paxos` of this machine, through the published ports.
     pub(crate) fn on_host(&self, words: &[&str]) -> Output {
-        let acceptors = (7001..=7003).map(|port| format!("http://{}:{port}", self.host));
+        let acceptors = (7001..=7000 + self.members).map(|port| format!("http://{}:{port}", self.host));
         let acceptors = acceptors.collect::<Vec<_>>().join(",");
         Command::new(env!("CARGO_BIN_EXE_paxos"))
             .args(words)
