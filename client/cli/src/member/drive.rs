@@ -187,9 +187,13 @@ impl<'a> Shown<'a> {
     /// The copy is complete.
     async fn copied(&mut self) -> Result<(), Failure> {
         self.bar.finish_and_clear();
+        if self.plan.request.add.is_empty() {
+            return Ok(());
+        }
+        // A log that begins with a backup does not begin at slot 0.
         let of = self.bar.length().unwrap_or_default();
         let took = self.begun.elapsed();
-        write(&format!("copied     {of} slots in {} ms\n", took.as_millis())).await
+        write(&format!("copied     up to slot {of} in {} ms\n", took.as_millis())).await
     }
 
     async fn done(&mut self, configuration: &pb::Configuration) -> Result<(), Failure> {

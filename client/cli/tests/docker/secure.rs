@@ -46,14 +46,8 @@ pub(crate) fn answers(engine: Engine) -> Completion {
 /// An operator adds two acceptors, and a client may not.
 fn operator_adds_two(topology: &mut Topology) {
     topology.start_two_more();
-    let add = [
-        &["paxos", "member", "add"],
-        &ADDED
-            .map(|url| url.replace("http:", "https:"))
-            .each_ref()
-            .map(String::as_str)[..],
-    ]
-    .concat();
+    let [fourth, fifth] = ADDED.map(|url| url.replace("http:", "https:"));
+    let add = ["paxos", "member", "add", &fourth, &fifth];
     let refused = topology.client(&add[1..]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(
