@@ -41,6 +41,7 @@ use crate::{
     trace::Tracer,
 };
 
+mod address_log;
 mod addresses;
 mod answers;
 mod calls;
@@ -265,7 +266,7 @@ impl Server {
     /// # Errors
     /// The listener failed.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
-        let incoming = IncomingConnections::new(self.listener, CONNECTIONS);
+        let mut incoming = IncomingConnections::new(self.listener, CONNECTIONS);
         let services = Limited::new(self.routes.prepare());
         let services = Authorized::new(services, self.tls.is_some(), self.denied_calls);
         let services = Traced::new(services, self.tracer);
@@ -280,8 +281,8 @@ impl Server {
         let accept = async move |servers: Servers| match self.tls {
             None => accept_plain(incoming, servers).await,
             Some(tls) => {
-                let handshakes = Handshakes::new(tls, self.handshakes, outside, servers);
-                handshakes.run(incoming).await;
+                let mut handshakes = Handshakes::new(tls, self.handshakes, outside, servers);
+                handshakes.run(&mut incoming).await;
             }
         };
         let server = windows::serve(server, services, accept, shutdown.token().clone());

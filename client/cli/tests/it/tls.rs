@@ -9,6 +9,7 @@ mod files;
 mod foreign;
 mod rights;
 mod rotation;
+mod strangers;
 
 use std::time::Duration;
 

@@ -65,7 +65,7 @@ struct UsageState {
     /// When the last call ended, or the connection began.
     unused_since: Instant,
     was_used: bool,
-    /// A TLS handshake runs.
+    /// A TLS handshake runs, or the connection waits for its handshake.
     is_greeting: bool,
 }
 
@@ -130,12 +130,12 @@ impl Usage {
         (state.calls == 0).then_some(state.unused_since)
     }
 
-    /// Whether a TLS handshake runs: such a connection is the first to make room.
+    /// Whether a TLS handshake runs, or is to come: such a connection is the first to make room.
     pub(super) fn is_greeting(&self) -> bool {
         self.lock().is_greeting
     }
 
-    /// A TLS handshake begins or ends.
+    /// A connection begins its wait for a TLS handshake, or the handshake ends.
     pub(super) fn set_greeting(&self, is_greeting: bool) {
         self.lock().is_greeting = is_greeting;
     }

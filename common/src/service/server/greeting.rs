@@ -63,7 +63,7 @@ pub(super) enum ProvenCaller {
     Outside,
 }
 
-/// Makes the handshake, and passes the connection on.
+/// Makes the handshake, and passes the connection on. The usage of the connection says that a handshake runs.
 ///
 /// # Errors
 /// The handshake failed, or the connection found no place.
@@ -78,7 +78,6 @@ pub(super) async fn greet(
         connection.is_wide(),
         connection.peer(),
     );
-    usage.set_greeting(true);
     let accepting = TlsAcceptor::from(tls.server_config())
         .accept(connection)
         .into_fallible();

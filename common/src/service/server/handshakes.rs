@@ -1,18 +1,11 @@
 //! TLS handshakes of accepted connections: how many at once, how often, and for whom.
 //!
 //! Handshakes cost time of the processor, and strangers can begin them. At most [`RUNNING_MAX`] run at once, and a new
-//! one starts every [`START_INTERVAL`]. Connections wait in turns of their peer addresses, so that many connections of
-//! one address do not hold up the others. Every second turn is for addresses that proved a role of a server: peers of the
-//! cluster get in beside a crowd of addresses. The newest connection of an address is first, because callers of the older ones may have
-//! left. When all places are taken, the oldest handshake of the address with the most handshakes makes room, unless it
-//! began a moment ago.
+//! one starts every [`START_INTERVAL`]. Connections wait for their [turns](turns): peers of the cluster, known clients and
+//! new callers each get in beside a crowd. When all places are taken, the oldest handshake of the address with the most
+//! handshakes makes room, unless the handshake began a moment ago.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     task::{AbortHandle, Id, JoinError, JoinSet},
@@ -21,6 +14,7 @@ use tokio::{
 use tokio_stream::StreamExt as _;
 
 use super::{
+    address_log::AddressLog,
     addresses::owner_of,
     connections::Connection,
     greeting::{FailedHandshake, HandshakeOutcome, ProvenCaller, greet},
@@ -33,22 +27,18 @@ use crate::{
     tls::Tls,
 };
 
+mod turns;
+
+use turns::{ProvenAddresses, WaitingTurns};
+
 /// Number of concurrent handshakes.
 const RUNNING_MAX: usize = 64;
 /// Time between the starts of two handshakes: 200 a second.
 const START_INTERVAL: Duration = Duration::from_millis(5);
 /// Longest wait for the start of a handshake. Later the caller has given up, or soon gives up.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// How long an address that proved a role of a server is first.
-const TRUSTED_FOR: Duration = Duration::from_secs(600);
-/// Limit of the remembered addresses that proved a role of a server.
-const TRUSTED_MAX: usize = 1_024;
 /// A handshake that began less than this time ago makes no room: honest callers need a few round trips.
 const PROTECTED: Duration = Duration::from_millis(400);
-/// Interval of log lines about one address.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Limit of addresses remembered for the log. Without a place in this list an address is not logged.
-const LOGGED_MAX: usize = 1_024;
 
 /// Counts of handshakes by outcome. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -92,17 +82,13 @@ pub(super) struct Handshakes {
     counts: HandshakeCounts,
     outside: OutsidePlaces,
     servers: Servers,
-    /// Waiting connections by owner, the owner whose turn is next first.
-    waiting: VecDeque<(IpAddr, VecDeque<Waiting>)>,
+    waiting: WaitingTurns<Waiting>,
     tasks: JoinSet<Result<ProvenCaller, FailedHandshake>>,
     running: HashMap<Id, Running>,
     /// When the next handshake may start.
     next_start: Instant,
-    logged: HashMap<IpAddr, Instant>,
-    /// Addresses that proved a role of a server, and when.
-    trusted: HashMap<IpAddr, Instant>,
-    /// The last turn was for all addresses alike.
-    is_turn_of_all: bool,
+    log: AddressLog,
+    proven: ProvenAddresses,
 }
 
 impl Handshakes {
@@ -113,19 +99,21 @@ impl Handshakes {
             counts,
             outside,
             servers,
-            waiting: VecDeque::new(),
+            waiting: WaitingTurns::new(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
             next_start: Instant::now(),
-            logged: HashMap::new(),
-            trusted: HashMap::new(),
-            is_turn_of_all: true,
+            log: AddressLog::default(),
+            proven: ProvenAddresses::default(),
         }
     }
 
     /// Takes connections, and passes each to its server after the handshake. Returns when the listener is gone. Dropping
-    /// the future ends all handshakes.
-    pub(super) async fn run(mut self, mut incoming: IncomingConnections) {
+    /// `self` ends all handshakes.
+    ///
+    /// # Cancel safety
+    /// Safe: the next call goes on.
+    pub(super) async fn run(&mut self, incoming: &mut IncomingConnections) {
         loop {
             self.start_next();
             let wake = self.wake_at();
@@ -146,15 +134,11 @@ impl Handshakes {
     }
 
     fn wait(&mut self, connection: Connection) {
+        // The first to make room, from now to the end of the handshake.
+        connection.usage().set_greeting(true);
         let owner = owner_of(connection.peer());
-        let waiting = Waiting {
-            connection,
-            since: Instant::now(),
-        };
-        match self.waiting.iter_mut().find(|(of, _)| *of == owner) {
-            Some((_, queue)) => queue.push_back(waiting),
-            None => self.waiting.push_back((owner, VecDeque::from([waiting]))),
-        }
+        let since = Instant::now();
+        self.waiting.push(owner, Waiting { connection, since });
     }
 
     /// When to look again without other events; `None`: nothing waits.
@@ -191,7 +175,7 @@ impl Handshakes {
         if now < self.next_start {
             return;
         }
-        let Some((owner, Waiting { connection, .. })) = self.take_next() else {
+        let Some((owner, Waiting { connection, .. })) = self.waiting.take(&self.proven) else {
             return;
         };
         self.next_start = now + START_INTERVAL;
@@ -210,17 +194,7 @@ impl Handshakes {
         self.running.insert(abort.id(), running);
     }
 
-    /// Takes the next connection. In every second turn, an address that proved a role of a server is first.
-    fn take_next(&mut self) -> Option<(IpAddr, Waiting)> {
-        self.is_turn_of_all = !self.is_turn_of_all;
-        let is_first = |owner: &IpAddr| {
-            let proven = self.trusted.get(owner);
-            !self.is_turn_of_all && proven.is_some_and(|at| at.elapsed() < TRUSTED_FOR)
-        };
-        take(&mut self.waiting, is_first)
-    }
-
-    /// The oldest handshake of the owner with the most handshakes.
+    /// The oldest handshake of the owner with the most handshakes. Of several such owners, one without a proof.
     fn victim(&self) -> Option<(&Id, &Running)> {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         for running in self.running.values() {
@@ -231,40 +205,30 @@ impl Handshakes {
             .running
             .iter()
             .filter(|(_, running)| counts[&running.owner] == most);
-        of_most.min_by_key(|(_, running)| running.since)
+        of_most.min_by_key(|(_, running)| (self.proven.of(&running.owner).is_some(), running.since))
     }
 
     /// Closes connections that waited too long, or whose places are wanted.
     fn drop_stale(&mut self) {
-        let mut dropped = 0;
-        for (_, queue) in &mut self.waiting {
-            let before = queue.len();
-            queue.retain(|waiting| {
-                waiting.since.elapsed() < WAIT_MAX
-                    && !waiting.connection.usage().is_closing()
-                    && !waiting.connection.has_left()
-            });
-            dropped += before - queue.len();
-        }
-        self.waiting.retain(|(_, queue)| !queue.is_empty());
+        let dropped = self.waiting.retain(|waiting| {
+            waiting.since.elapsed() < WAIT_MAX
+                && !waiting.connection.usage().is_closing()
+                && !waiting.connection.has_left()
+        });
         (0..dropped).for_each(|_| self.counts.count(HandshakeOutcome::Dropped));
     }
 
     fn ended(&mut self, ended: Result<(Id, Result<ProvenCaller, FailedHandshake>), JoinError>) {
         let (id, outcome) = match ended {
             Ok((id, Ok(proven))) => {
-                if let (ProvenCaller::Server, Some(running)) = (proven, self.running.get(&id)) {
-                    self.trusted.retain(|_, at| at.elapsed() < TRUSTED_FOR);
-                    if self.trusted.len() < TRUSTED_MAX {
-                        self.trusted.insert(running.owner, Instant::now());
-                    }
+                if let Some(running) = self.running.get(&id) {
+                    self.proven.add(running.owner, proven);
                 }
                 (id, HandshakeOutcome::Complete)
             }
             Ok((id, Err(failed))) => {
                 if let Some(running) = self.running.get(&id) {
-                    let owner = running.owner;
-                    self.log(owner, &failed);
+                    self.log_failure(running.owner, &failed);
                 }
                 (id, failed.outcome)
             }
@@ -276,38 +240,21 @@ impl Handshakes {
     }
 
     /// Logs a failure, at most once a minute for each address.
-    fn log(&mut self, owner: IpAddr, failed: &FailedHandshake) {
-        self.logged.retain(|_, at| at.elapsed() < LOG_INTERVAL);
-        if self.logged.contains_key(&owner) || self.logged.len() >= LOGGED_MAX {
-            return;
-        }
+    fn log_failure(&self, owner: IpAddr, failed: &FailedHandshake) {
         let FailedHandshake { outcome, reason } = failed;
         match outcome {
             HandshakeOutcome::Complete | HandshakeOutcome::Dropped | HandshakeOutcome::Unfinished => {
                 tracing::debug!(peer = %owner, reason, "a TLS handshake was not finished");
-                return;
             }
-            HandshakeOutcome::Refused => tracing::warn!(peer = %owner, reason, "a TLS handshake failed"),
-            HandshakeOutcome::Plaintext => {
+            HandshakeOutcome::Refused if self.log.is_due(owner) => {
+                tracing::warn!(peer = %owner, reason, "a TLS handshake failed");
+            }
+            HandshakeOutcome::Plaintext if self.log.is_due(owner) => {
                 tracing::warn!(peer = %owner, reason, "plaintext came to a TLS port");
             }
+            HandshakeOutcome::Refused | HandshakeOutcome::Plaintext => {}
         }
-        self.logged.insert(owner, Instant::now());
     }
-}
-
-/// Takes the newest connection of an address that is first, or else of the address whose turn is next.
-fn take<T>(
-    waiting: &mut VecDeque<(IpAddr, VecDeque<T>)>,
-    is_first: impl Fn(&IpAddr) -> bool,
-) -> Option<(IpAddr, T)> {
-    let at = waiting.iter().position(|(owner, _)| is_first(owner));
-    let (owner, mut queue) = waiting.remove(at.unwrap_or(0))?;
-    let next = queue.pop_back();
-    if !queue.is_empty() {
-        waiting.push_back((owner, queue));
-    }
-    Some((owner, next?))
 }
 
 #[cfg(test)]

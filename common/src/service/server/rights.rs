@@ -5,13 +5,11 @@
 //! an `Attach` report, and the mark `forwarded` of a command.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     future::ready,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
 };
 
 use tonic::{
@@ -20,7 +18,7 @@ use tonic::{
     codegen::{BoxFuture, Service, http},
 };
 
-use super::{addresses::owner_of, connections::CallerConnection};
+use super::{address_log::AddressLog, addresses::owner_of, connections::CallerConnection};
 use crate::{
     service::metrics::{Counter, Metrics},
     tls::{Caller, RoleName, RoleSet},
@@ -80,11 +78,6 @@ const TABLE: [(&str, RoleSet); 24] = [
         ALL,
     ),
 ];
-
-/// Interval of log lines about refused calls.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Limit of addresses remembered for the log. Without a place in this list an address is not logged.
-const LOGGED_MAX: usize = 1_024;
 
 /// The roles that may call the method; none for a method that is not in the table.
 fn may_call(path: &str) -> RoleSet {
@@ -164,8 +157,7 @@ fn denied(what: &str, allowed: RoleSet, roles: RoleSet) -> Status {
 pub(super) struct DeniedCalls {
     /// By role, and one more for callers without a role.
     counters: Option<Arc<[Counter; RoleName::ALL.len() + 1]>>,
-    /// When a refusal was last logged, by address.
-    logged: Arc<Mutex<HashMap<Option<IpAddr>, Instant>>>,
+    log: AddressLog,
 }
 
 /// The caller of a call, and its address.
@@ -187,7 +179,7 @@ impl DeniedCalls {
         );
         Self {
             counters: Some(Arc::new(counters)),
-            logged: Arc::default(),
+            log: AddressLog::default(),
         }
     }
 
@@ -198,18 +190,12 @@ impl DeniedCalls {
         if let Some(counters) = &self.counters {
             counters[role.map_or(RoleName::ALL.len(), |role| role as usize)].increment();
         }
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        logged.retain(|_, at| at.elapsed() < LOG_INTERVAL);
-        if logged.len() >= LOGGED_MAX || logged.contains_key(address) {
-            return;
+        if let Some(peer) = address.filter(|address| self.log.is_due(*address)) {
+            tracing::warn!(
+                roles = %caller.roles, method = what, %peer, fingerprint = caller.fingerprint,
+                "refused a call: the caller's certificate does not allow the method"
+            );
         }
-        logged.insert(*address, Instant::now());
-        drop(logged);
-        let peer = address.map(|address| address.to_string());
-        tracing::warn!(
-            roles = %caller.roles, method = what, peer, fingerprint = caller.fingerprint,
-            "refused a call: the caller's certificate does not allow the method"
-        );
     }
 }
 
@@ -422,6 +408,7 @@ mod tests {
 
     #[test]
     fn part_of_a_message_is_for_its_role_alone() {
+        const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
         let mut extensions = Extensions::new();
         let check = |extensions: &Extensions, role| rights(extensions).check(&[role], "a step of Form");
         assert!(
@@ -438,7 +425,7 @@ mod tests {
         });
         let from = DeniedCaller {
             caller,
-            address: None,
+            address: Some(ADDRESS),
         };
         let denied_calls = DeniedCalls::default();
         extensions.insert(Rights(Granted::Of(from, denied_calls.clone())));
@@ -448,10 +435,6 @@ mod tests {
             refusal.message(),
             "a step of Form is for proposers; this certificate says learner"
         );
-        assert_eq!(
-            denied_calls.logged.lock().unwrap().len(),
-            1,
-            "the refusal is logged"
-        );
+        assert!(!denied_calls.log.is_due(ADDRESS), "the refusal is logged");
     }
 }

@@ -24,6 +24,7 @@ use tonic::{
 };
 
 use super::{
+    address_log::AddressLog,
     incoming::IncomingConnections,
     kinds::OUTSIDE_STREAMS_MAX,
     served::{Served, plain},
@@ -123,11 +124,12 @@ where
 
 /// Passes plaintext connections to their servers, until a server is gone.
 pub(super) async fn accept_plain(mut incoming: IncomingConnections, servers: Servers) {
+    let log = AddressLog::default();
     while let Some(connection) = incoming.next().await {
         // The listener reports its own failures and continues.
         let Ok(connection) = connection else { continue };
         let server = servers.of(connection.is_wide(), false);
-        if server.send(plain(connection)).await.is_err() {
+        if server.send(plain(connection, &log)).await.is_err() {
             return;
         }
     }

@@ -1,12 +1,15 @@
 //! Proxy: a TCP connection between two processes that a test can cut, in one direction or both, and heal.
 
-use std::{net::TcpListener as StdListener, sync::Arc};
+use std::{
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+};
 
 use paxos_client::Address;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
-        TcpListener, TcpStream,
+        TcpListener, TcpSocket,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
@@ -52,15 +55,20 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A proxy in front of the process at `target`.
     pub(crate) fn before(target: &Address) -> Self {
+        Self::calling_from("127.0.0.1:0", target)
+    }
+
+    /// The same; the process sees connections from the address `from` of this machine.
+    pub(crate) fn calling_from(from: &str, target: &Address) -> Self {
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap())
-            .parse()
-            .unwrap();
-        let target = target.as_str().strip_prefix("http://").unwrap().to_owned();
+        let scheme = if target.is_tls() { "https" } else { "http" };
+        let address = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let address = address.parse().unwrap();
+        let (from, target) = (from.parse().unwrap(), target.host_and_port().parse().unwrap());
         let cut = Arc::new(watch::Sender::new(Cut::Whole));
-        let task = tokio::spawn(forward(listener, target, cut.clone()));
+        let task = tokio::spawn(forward(listener, (from, target), cut.clone()));
         Self { address, cut, task }
     }
 
@@ -76,10 +84,16 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(listener: TcpListener, target: String, cut: Arc<watch::Sender<Cut>>) {
+async fn forward(
+    listener: TcpListener,
+    (from, target): (SocketAddr, SocketAddr),
+    cut: Arc<watch::Sender<Cut>>,
+) {
     while let Ok((caller, _)) = listener.accept().await {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(from).unwrap();
         // Without a callee, the connection closes.
-        let Ok(callee) = TcpStream::connect(&target).await else {
+        let Ok(callee) = socket.connect(target).await else {
             continue;
         };
         caller.set_nodelay(true).unwrap();
