@@ -265,13 +265,18 @@ fn none_found(status: &ClusterReport, role: Role, ignored: usize) -> Cause {
             addresses.join(",")
         ));
     }
-    match status
+    let failed = status
         .acceptors
         .iter()
-        .find_map(|report| report.answer.as_ref().err().map(|cause| (report, cause)))
-    {
-        Some((report, cause)) if status.answers().next().is_none() => {
-            Cause::unavailable(format!("no acceptor answers; {}: {cause}", report.address))
+        .filter_map(|report| Some((&report.address, report.answer.as_ref().err()?)));
+    // A denial says more than the silence of another acceptor: the client needs another certificate.
+    match failed.min_by_key(|(_, cause)| !cause.is_denied()) {
+        Some((address, cause)) if status.answers().next().is_none() => {
+            if cause.is_denied() {
+                cause.clone().at(address)
+            } else {
+                Cause::unavailable(format!("no acceptor answers; {address}: {cause}"))
+            }
         }
         Some(_) | None => Cause::unavailable(format!(
             "no acceptor knows a {role}: start a {role}, or give the address of a {role}"

@@ -8,7 +8,7 @@ use paxos_common::{
 };
 use tonic::{Code, Status};
 
-use crate::{Version, code::ErrorCode, limits::LimitExceeded};
+use crate::{Version, code::ErrorCode, limits::LimitExceeded, transport};
 
 /// Longest requested wait that the client keeps, so that a single process cannot stop the client.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
@@ -23,6 +23,8 @@ pub struct Cause {
     pub message: String,
     /// Shortest wait before a retry, as requested by the cluster. `None`: no request, or a retry does not help.
     pub retry_delay: Option<Duration>,
+    /// TLS, or the scheme of the address, kept a connection from being made.
+    is_about_tls: bool,
 }
 
 impl Cause {
@@ -32,6 +34,7 @@ impl Cause {
             code,
             message: message.into(),
             retry_delay: None,
+            is_about_tls: false,
         }
     }
 
@@ -60,6 +63,13 @@ impl Cause {
         longer(pause, self.retry_delay)
     }
 
+    /// Whether TLS kept a connection from being made: a certificate, the scheme of an address, or a process that does not
+    /// speak TLS. For the advice of `paxos status`.
+    #[doc(hidden)]
+    pub fn is_about_tls(&self) -> bool {
+        self.is_about_tls
+    }
+
     /// Whether the client needs another certificate: a retry does not help.
     pub(crate) fn is_denied(&self) -> bool {
         self.code == ErrorCode::PermissionDenied
@@ -75,8 +85,9 @@ impl Cause {
     pub(crate) fn of(status: &Status) -> Self {
         let mut message = status.message().to_owned();
         // The transport's own text is only the wrapping; the actual event is at the bottom of the chain.
-        let mut source = status.source();
+        let (mut source, mut is_about_tls) = (status.source(), false);
         while let Some(error) = source {
+            is_about_tls |= transport::is_about_tls(error);
             source = error.source();
             let text = error.to_string();
             if source.is_none() && !message.contains(&text) {
@@ -92,6 +103,7 @@ impl Cause {
             // The text comes from a peer, and appears on terminals and in logs.
             message: escape(&message).into_owned(),
             retry_delay: retry_delay_of(status),
+            is_about_tls,
         }
     }
 }
@@ -256,6 +268,15 @@ pub(crate) enum Failed {
 }
 
 impl Failed {
+    /// No proposer was found for the command.
+    pub(crate) fn no_proposer(cause: Cause) -> Self {
+        if cause.is_denied() {
+            Self::Refused(cause)
+        } else {
+            Self::NotProposed(cause)
+        }
+    }
+
     /// The cause of the failure.
     pub(crate) fn cause(&self) -> &Cause {
         match self {

@@ -144,7 +144,14 @@ impl<F: FollowedContent> Follower<F> {
     async fn try_all(&mut self) -> Result<(), Cause> {
         let mut last = Cause::unavailable("no learner is known");
         let addresses = timeout_at(self.until, self.directory.learners()).await;
-        let addresses = addresses.map_err(|_elapsed| Cause::deadline())??;
+        let addresses = match addresses.map_err(|_elapsed| Cause::deadline())? {
+            Err(cause) if cause.is_denied() => {
+                // Without a receiver, the error need not be sent.
+                let _ = self.pages.send(Err(SubscribeError::Refused(cause))).await;
+                return Ok(());
+            }
+            addresses => addresses?,
+        };
         let learners = addresses.len();
         for (others, address) in (0..addresses.len()).rev().zip(addresses) {
             let left = self.until.saturating_duration_since(Instant::now());

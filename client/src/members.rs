@@ -94,7 +94,13 @@ impl Client {
     /// A change that was begun goes on.
     #[doc(hidden)]
     pub async fn change_members(&self, request: &ChangeMembersRequest) -> Result<ChangeStream, ChangeError> {
-        let proposers = self.directory.proposers().await.map_err(ChangeError::NotMade)?;
+        let proposers = self.directory.proposers().await.map_err(|cause| {
+            if cause.is_denied() {
+                ChangeError::Refused(cause)
+            } else {
+                ChangeError::NotMade(cause)
+            }
+        })?;
         let patience = self.timeout().max(CHECK_MIN);
         let mut first = None;
         for proposer in proposers {

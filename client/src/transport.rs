@@ -12,7 +12,7 @@
 
 use std::{error::Error, io};
 
-use paxos_common::peer::SpeaksTls;
+use paxos_common::peer::{NoTlsConnection, SpeaksTls};
 use tonic::{ConnectError, Status};
 
 /// Whether the peer certainly did not take the call, given the failure status of a call without any answer.
@@ -25,6 +25,11 @@ pub(crate) fn was_not_taken(status: &Status) -> bool {
         source = error.source();
     }
     false
+}
+
+/// Whether TLS, or the scheme of the address, kept a connection from being made.
+pub(crate) fn is_about_tls(error: &(dyn Error + 'static)) -> bool {
+    error.is::<NoTlsConnection>() || is_tls_alert(error)
 }
 
 /// `h2` keeps only the text of an I/O error.

@@ -60,7 +60,7 @@ impl Unary {
         let chosen = timeout_at(deadline, self.choose())
             .await
             .map_err(|_elapsed| Failed::NotProposed(Cause::deadline()))?
-            .map_err(Failed::NotProposed)?;
+            .map_err(Failed::no_proposer)?;
         let (suspect, mut client) = (&chosen.suspect, chosen.client.clone());
         let mut request = Request::new(ProposeRequest {
             command: Some(command),

@@ -22,6 +22,7 @@ mod stream;
 pub use address_book::AddressBook;
 #[cfg(feature = "service")]
 pub use arrivals::{Arrivals, Watched};
+pub use connector::NoTlsConnection;
 #[cfg(feature = "service")]
 pub use dedicated::Socket;
 pub use dialer::Dialer;

@@ -4,6 +4,7 @@ use paxos_client::raw::ClusterReport;
 use paxos_common::service::failure::Exit;
 
 mod acceptors;
+mod access;
 mod digests;
 mod majority;
 mod peers;

@@ -1,7 +1,7 @@
 //! The addresses that reports lead to, and the reasons when there are none.
 
 use super::*;
-use crate::status::AcceptorReport;
+use crate::{code::ErrorCode, status::AcceptorReport};
 use paxos_proto::v1::{AcceptorStatusResponse, AttachRequest, LearnerProgress, Member, ProposerProgress};
 
 fn proposer(address: &str, leading: bool, age_ms: u64) -> AttachedPeer {
@@ -48,6 +48,34 @@ fn leader_is_tried_first_and_a_silent_peer_last() {
         .collect();
     assert_eq!(found, ["http://leader:1", "http://standby:1", "http://silent:1"]);
     assert!(attached(&status, Role::Learner).is_empty());
+}
+
+#[test]
+fn denial_of_an_acceptor_says_more_than_the_silence_of_the_others() {
+    let failed = |address: &str, cause| AcceptorReport {
+        address: address.parse().unwrap(),
+        given: true,
+        answer: Err(cause),
+    };
+    let denied = Cause::new(ErrorCode::PermissionDenied, "this certificate says acceptor");
+    let mut report = ClusterReport {
+        acceptors: vec![
+            failed("https://silent:1", Cause::deadline()),
+            failed("https://a:1", denied.clone()),
+        ],
+        ..ClusterReport::default()
+    };
+    let cause = none_found(&report, Role::Learner, 0);
+    assert_eq!(cause, denied.at(&"https://a:1"));
+    report.acceptors.pop();
+    let cause = none_found(&report, Role::Learner, 0);
+    assert!(
+        !cause.is_denied() && cause.message.contains("https://silent:1"),
+        "{cause}"
+    );
+    // An answer counts more: the client has the right to ask.
+    report.acceptors.extend(status(Vec::new()).acceptors);
+    assert!(!none_found(&report, Role::Learner, 0).is_denied());
 }
 
 #[test]

@@ -96,12 +96,13 @@ impl<'a> Asking<'a> {
     /// The learner asked next while no call is in flight. Pauses between two rounds.
     ///
     /// # Errors
-    /// The deadline comes first, or the slot is not kept any more.
+    /// The deadline comes first, the slot is not kept any more, or the client needs another certificate.
     pub(super) async fn next_alone(&mut self) -> Result<NextLearner<'a>, Unanswered> {
         self.retry = None;
         loop {
             let members = match timeout_at(self.deadline, self.learners.roster.members()).await {
                 Ok(Ok(members)) => members,
+                Ok(Err(cause)) if cause.is_denied() => return Err(Unanswered::Refused(cause)),
                 Ok(Err(cause)) => {
                     self.last = cause;
                     Members::default()

@@ -36,10 +36,10 @@ pub(super) struct Connector {
     see_tcp: Option<SeeTcp>,
 }
 
-/// Why a connection was not made, with advice.
+/// Why TLS, or the scheme of the address, kept a connection from being made, with advice.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct NoConnection(String);
+pub struct NoTlsConnection(String);
 
 impl Connector {
     pub(super) fn new(tls: Option<Tls>, role: Option<RoleName>, refusal: Option<String>) -> Self {
@@ -78,7 +78,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         if let Some(refusal) = self.refusal.clone() {
-            return Box::pin(async { Err(NoConnection(refusal).into()) });
+            return Box::pin(async { Err(NoTlsConnection(refusal).into()) });
         }
         let (connecting, tls, role) = (self.http.call(uri), self.tls.clone(), self.role);
         let see_tcp = self.see_tcp.clone();
@@ -99,25 +99,25 @@ impl Service<Uri> for Connector {
 /// Makes the TLS connection, and waits for the first byte of the server. In TLS 1.3 the server checks the certificate of
 /// the client after the client's last message: only the next message of the server shows whether the server agrees.
 /// Servers of HTTP/2 send their settings at once.
-async fn secure(tcp: TcpStream, tls: Tls, role: Option<RoleName>) -> Result<PeerStream, NoConnection> {
+async fn secure(tcp: TcpStream, tls: Tls, role: Option<RoleName>) -> Result<PeerStream, NoTlsConnection> {
     let name = tls.server_name(role);
     let connector = TlsConnector::from(tls.client_config());
     let connected = connector.connect(name.clone(), tcp).await;
-    let mut stream = connected.map_err(|error| NoConnection(explain(&error, &tls)))?;
+    let mut stream = connected.map_err(|error| NoTlsConnection(explain(&error, &tls)))?;
     if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
-        return Err(NoConnection(
+        return Err(NoTlsConnection(
             "the server does not speak HTTP/2 over TLS".to_owned(),
         ));
     }
     match stream.fill_buf().await {
         Ok([]) => {
-            return Err(NoConnection(format!(
+            return Err(NoTlsConnection(format!(
                 "the server closed the connection after the handshake; {}",
                 tls.describe()
             )));
         }
         Ok(_) => {}
-        Err(error) => return Err(NoConnection(explain(&error, &tls))),
+        Err(error) => return Err(NoTlsConnection(explain(&error, &tls))),
     }
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain: Vec<CertificateDer<'static>> = chain.iter().map(|one| one.clone().into_owned()).collect();

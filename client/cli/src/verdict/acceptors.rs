@@ -16,7 +16,7 @@ use paxos_common::{
 use paxos_proto::v1::{AcceptorStatusResponse, Configuration, Member, Membership, attach_request::Progress};
 
 use super::{
-    DATA_FREE_LOW_BYTES, Finding, Peer, Source, Subject,
+    DATA_FREE_LOW_BYTES, Finding, Peer, Source, Subject, access,
     majority::{Majority, cluster_answer, cluster_id, cluster_of},
     places::lost_member,
 };
@@ -70,10 +70,12 @@ pub(super) fn judge(status: &ClusterReport, leader: Option<&Peer>) -> Judged {
     };
     let answers: Vec<_> = status.answers().collect();
     if answers.is_empty() {
-        judged.findings.push(unavailable(
-            "no acceptor answers",
-            "start the acceptors (or `paxos dev`), or give their addresses with --acceptors",
-        ));
+        judged.findings.push(access::refused(status).unwrap_or_else(|| {
+            unavailable(
+                "no acceptor answers",
+                "start the acceptors (or `paxos dev`), or give their addresses with --acceptors",
+            )
+        }));
         return judged;
     }
     match cluster_of(&answers) {
@@ -126,6 +128,7 @@ fn silent(report: &AcceptorReport) -> Option<Finding> {
             "start the acceptor again with its data directory, and list all members in --acceptors",
         )
     };
+    let advice = access::advice(cause).unwrap_or(advice);
     Some(Finding::degraded(subject(address.to_string()), problem, advice))
 }
 

@@ -4,7 +4,7 @@ use paxos_client::raw::ClusterReport;
 use paxos_proto::v1::{Ballot, Role, attach_request::Progress};
 
 use super::{
-    DATA_FREE_LOW_BYTES, Finding, Severity, Subject,
+    DATA_FREE_LOW_BYTES, Finding, Severity, Subject, access,
     roster::{Peer, Source, learner},
 };
 
@@ -145,7 +145,7 @@ fn given_and_absent(status: &ClusterReport, peers: &[Peer]) -> Vec<Finding> {
         Some(Finding::degraded(
             Subject { role, name },
             format!("{role} {address} does not answer: {cause}"),
-            "start the process, or correct --proposers and --learners",
+            access::advice(cause).unwrap_or("start the process, or correct --proposers and --learners"),
         ))
     });
     absent.collect()

@@ -295,3 +295,36 @@ fn learner_whose_disk_fills_is_a_finding() {
     let advice = judge(&status).findings[0].advice;
     assert!(advice.contains("the learner waits"), "{advice}");
 }
+
+#[test]
+fn denied_certificate_is_named_with_the_certificate_to_give() {
+    let mut status = cluster(&[]);
+    let denial = "Acceptor/Status is for clients; this certificate says acceptor";
+    for report in &mut status.acceptors {
+        report.answer = Err(Cause::new(ErrorCode::PermissionDenied, denial));
+    }
+    let verdict = judge(&status);
+    assert_eq!(
+        verdict.findings[0].problem,
+        format!("no acceptor answers this command; http://127.0.0.1:7001: {denial}")
+    );
+    for finding in &verdict.findings {
+        assert!(
+            finding
+                .advice
+                .contains("certificate of a client or of an operator"),
+            "{finding:?}"
+        );
+    }
+    // An acceptor that is down needs other advice.
+    lose(&mut status, 0);
+    let verdict = judge(&status);
+    let silent = verdict
+        .findings
+        .iter()
+        .find(|finding| finding.problem.contains("refused"));
+    assert!(
+        silent.unwrap().advice.contains("start the acceptor again"),
+        "{silent:?}"
+    );
+}
