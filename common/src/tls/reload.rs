@@ -25,6 +25,7 @@ enum Age {
     Fresh,
     Warning,
     Error,
+    Expired,
 }
 
 /// What the reload has reported already.
@@ -113,11 +114,16 @@ impl Reloading {
     /// Warns when little of the lifetime is left, once for each stage.
     fn report_age(&mut self, tls: &Tls) {
         let validity = tls.current().validity;
-        let (left, whole) = validity.left(now());
-        let age = match (left * WARNING_PART <= whole, left * ERROR_PART <= whole) {
-            (_, true) => Age::Error,
-            (true, false) => Age::Warning,
-            (false, false) => Age::Fresh,
+        let now = now();
+        let (left, whole) = validity.left(now);
+        let age = if validity.not_after < now {
+            Age::Expired
+        } else if left * ERROR_PART <= whole {
+            Age::Error
+        } else if left * WARNING_PART <= whole {
+            Age::Warning
+        } else {
+            Age::Fresh
         };
         if age == self.age {
             return;
@@ -132,6 +138,10 @@ impl Reloading {
             Age::Error => {
                 tracing::error!(%file, valid_until, "less than a tenth of the certificate's lifetime is left: renew it");
             }
+            Age::Expired => tracing::error!(
+                %file, valid_until,
+                "the certificate has expired, and other processes refuse this process: renew it; no restart is needed"
+            ),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use paxos_client::TlsFiles;
+use paxos_client::{Client, ClientConfig, TlsFiles};
 
 use tokio::time::Instant;
 
@@ -114,14 +114,16 @@ fn leaders(cluster: &Cluster) -> usize {
     cluster.proposers.iter().map(begun).sum()
 }
 
-/// Replaces the certificate of clients: valid for this number of seconds.
-fn replace_client(cluster: &Cluster, ca: &tls::TestCa, seconds: i64) {
+/// Replaces the certificate of a role: valid for this number of seconds.
+fn replace_role(cluster: &Cluster, ca: &tls::TestCa, role: &str, seconds: i64) {
+    let name = format!("{role}.paxos.internal");
+    let names = [name.as_str()];
     let wanted = tls::Wanted {
         valid: (-60, seconds),
-        ..tls::Wanted::of(&["client.paxos.internal"])
+        ..tls::Wanted::of(&names)
     };
     let new = ca.issue(&wanted, &ca.pem, &cluster.dir.path().join("new"));
-    move_into(&new, &cluster.files("client"));
+    move_into(&new, &cluster.files(role));
 }
 
 #[tokio::test]
@@ -130,11 +132,11 @@ async fn connections_end_with_the_certificate_and_go_on_with_the_next() {
     let cluster = Cluster::start_secure(3, 1, 1).await;
     let ca = tls::TestCa::of_cluster(&cluster.certificates());
     let issued = Instant::now();
-    replace_client(&cluster, &ca, i64::try_from(LIFE).unwrap());
+    replace_role(&cluster, &ca, "client", i64::try_from(LIFE).unwrap());
     let load = BackgroundLoad::start(&cluster, 2, usize::MAX, 4);
     load.goes_on(50).await;
     // The clients take the next certificate within 10 s, for new connections.
-    replace_client(&cluster, &ca, 3_600);
+    replace_role(&cluster, &ca, "client", 3_600);
     let has_ended = |process: &Process| process.log().contains("trusted no longer");
     assert!(
         !processes(&cluster).any(has_ended),
@@ -154,4 +156,61 @@ async fn connections_end_with_the_certificate_and_go_on_with_the_next() {
     let (learner, end) = (&cluster.learners[0], outcome.end());
     outcome.check(&cluster.log_of(learner, end).await);
     assert!(outcome.not_proposed.is_empty(), "{:?}", outcome.not_proposed);
+}
+
+#[tokio::test]
+async fn expired_proposer_and_learner_say_so_and_go_on_with_new_files_without_a_restart() {
+    let mut cluster = Cluster::blank_and_secure(3).await;
+    let ca = tls::TestCa::of_cluster(&cluster.certificates());
+    // Valid at the start, and not much longer.
+    for role in ["proposer", "learner"] {
+        replace_role(&cluster, &ca, role, 15);
+    }
+    cluster.add_proposer(&cluster.urls(), &[]);
+    cluster.add_learner("learner-1".to_owned(), &[]);
+    for (process, role) in [
+        (&cluster.proposers[0], "proposer"),
+        (&cluster.learners[0], "learner"),
+    ] {
+        let line = until(
+            &format!("the {role} logs the end of its certificate"),
+            async || {
+                let log = process.log();
+                let line = log
+                    .lines()
+                    .find(|line| line.contains("the certificate has expired"));
+                line.map(str::to_owned)
+            },
+        )
+        .await;
+        let file = format!("{role}/cert.pem");
+        assert!(line.contains(&file) && line.contains("renew it"), "{line}");
+        // The acceptors refuse it: its log names its own file, and the dates.
+        let refusal = format!("{file} is valid from 20");
+        until(&format!("the {role} logs the refusal"), async || {
+            let log = process.log();
+            let is_refusal = |line: &str| line.contains("CertificateExpired") && line.contains(&refusal);
+            log.lines().any(is_refusal).then_some(())
+        })
+        .await;
+    }
+    let mut config = ClientConfig::new(cluster.urls().split(',')).unwrap();
+    config.proposers = vec![cluster.proposers[0].address.clone()];
+    config.learners = vec![cluster.learners[0].address.clone()];
+    config.tls = Some(tls::settings(cluster.files("client")));
+    config.timeout = Duration::from_secs(2);
+    let client = Client::new(config).unwrap();
+    let (append, get) = (
+        client.append_at_most_once("x").await.unwrap_err().to_string(),
+        client.get("x").await.unwrap_err().to_string(),
+    );
+    for said in [append, get] {
+        assert!(said.contains("certificate expired"), "{said}");
+    }
+    for role in ["proposer", "learner"] {
+        replace_role(&cluster, &ca, role, 3_600);
+    }
+    let client = cluster.client();
+    client.put("colour", "blue").await.unwrap();
+    assert_eq!(client.get("colour").await.unwrap().unwrap().value, "blue");
 }
