@@ -110,6 +110,42 @@ async fn backup_of_a_secure_cluster_is_restored_by_an_operator() {
 }
 
 #[tokio::test]
+async fn operator_replaces_a_member_of_a_secure_cluster_and_a_client_does_not() {
+    let mut cluster = Cluster::start_secure(3, 2, 1).await;
+    cluster.client().put("before", "the change").await.unwrap();
+    // Starts with the certificate of an acceptor.
+    cluster.add_acceptor();
+    let (urls, joiner) = (cluster.urls(), cluster.acceptors[3].address.to_string());
+    let replace = [
+        "member",
+        "replace",
+        "acceptor-3",
+        "--with",
+        &joiner,
+        "--acceptors",
+        &urls,
+    ];
+    let refused = run_with(&replace, &cluster.commands_as("client")).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(
+        stderr(&refused).contains("Proposer/ChangeMembers is for operators; this certificate says client"),
+        "{refused:?}"
+    );
+    let operator = cluster.commands_as("operator");
+    let replaced = stdout(&run_with(&replace, &operator).await);
+    assert!(
+        replaced.contains("era 1, 3 members, one may be lost"),
+        "{replaced}"
+    );
+    // The new acceptor votes, and the replaced one is not needed.
+    cluster.acceptors[2].kill();
+    cluster.acceptors[0].kill();
+    let client = cluster.client();
+    client.put("after", "the change").await.unwrap();
+    assert_eq!(client.get("before").await.unwrap().unwrap().value, "the change");
+}
+
+#[tokio::test]
 async fn dev_cluster_makes_its_certificates_and_says_how_to_use_them() {
     let port = crate::harness::free_ports(400);
     let dir = tempfile::TempDir::new().unwrap();

@@ -241,11 +241,18 @@ async fn change_of_members_and_seeds_are_for_their_roles_alone() {
         .into_inner()
         .configuration
         .unwrap();
+    // Operators make clusters of backups, and change no members by such a step.
+    let restored = pb::Configuration {
+        origin: Some(pb::Origin::default()),
+        ..configuration.clone()
+    };
     let steps = [
         Step::Store(configuration.clone()),
         Step::Complete(configuration.clone()),
         Step::Install(configuration.clone()),
         Step::Join(configuration),
+        Step::Install(restored.clone()),
+        Step::Join(restored),
     ];
     let is_denied = |code: Code| code == Code::PermissionDenied;
     for role in RoleName::ALL {
