@@ -39,6 +39,10 @@ const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 /// How long a statement waits for the lock of a foreign process. Only other programs hold such locks: our own readers
 /// never block the writer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The database of an acceptor: an acceptor's only copy of its snapshots lies beside this file.
+pub const ACCEPTOR_FILE: &str = "acceptor.db";
+/// The database of a learner.
+pub const LEARNER_FILE: &str = "learner.db";
 /// The file with the lock of a directory.
 const LOCK: &str = "LOCK";
 /// `PRAGMA synchronous` as SQLite reports FULL.

@@ -7,12 +7,10 @@ use std::{
 
 use paxos_common::{
     service::{failure::Failure, temporary::TemporaryDir},
-    sqlite::DataDir,
+    sqlite::{ACCEPTOR_FILE, DataDir},
 };
 use tokio::task::spawn_blocking;
 
-/// The file of an acceptor: an acceptor's only copy of its snapshots may lie in that directory.
-const FILE_OF_ACCEPTOR: &str = "acceptor.db";
 /// The beginning of the names of temporary directories.
 const PREFIX: &str = "paxos-learner-";
 
@@ -29,7 +27,7 @@ pub(crate) async fn open(path: Option<PathBuf>) -> Result<(DataDir, Option<Tempo
 fn open_now(path: Option<PathBuf>, parent: &Path) -> Result<(DataDir, Option<TemporaryDir>), Failure> {
     if let Some(path) = path {
         let directory = DataDir::open(&path)?;
-        directory.refuse_file_of_other_role(FILE_OF_ACCEPTOR)?;
+        directory.refuse_file_of_other_role(ACCEPTOR_FILE)?;
         return Ok((directory, None));
     }
     let temporary = TemporaryDir::new(parent, PREFIX)
@@ -52,14 +50,14 @@ pub(crate) async fn remove(temporary: Option<TemporaryDir>) {
 mod tests {
     use std::fs;
 
-    use paxos_common::service::failure::Exit;
+    use paxos_common::{service::failure::Exit, sqlite::LEARNER_FILE};
 
     use super::*;
 
     #[test]
     fn directory_of_an_acceptor_is_refused_and_its_snapshots_stay() {
         let directory = tempfile::tempdir().unwrap();
-        let names = ["acceptor.db", "learner.db", "snapshot-51200-0ab100ff.pxs"];
+        let names = [ACCEPTOR_FILE, LEARNER_FILE, "snapshot-51200-0ab100ff.pxs"];
         for name in names {
             fs::write(directory.path().join(name), "content").unwrap();
         }

@@ -12,7 +12,7 @@ use paxos_common::{
     paxos::slot::Slot,
     peer::Backoff,
     service::{failure::Failure, metrics::Counter},
-    sqlite::DataDir,
+    sqlite::{DataDir, LEARNER_FILE},
     trace::{Beginning, Parent, Tracer, names},
 };
 use tokio::{sync::watch, time::sleep};
@@ -21,7 +21,7 @@ use crate::{
     cluster::Cluster,
     cut_off::{CutOffCause, at_start, is_given_up, sources},
     disk::DiskSpace,
-    store::{self, PlaceError},
+    store::PlaceError,
     trims::{TrimBound, TrimReport},
 };
 use receive::InstallError;
@@ -112,7 +112,7 @@ impl Installer<'_> {
                 return Ok(());
             }
             if is_full {
-                self.disk.is_full(&self.directory.file(store::FILE));
+                self.disk.is_full(&self.directory.file(LEARNER_FILE));
             } else {
                 self.disk.has_space();
             }

@@ -43,7 +43,9 @@ use std::{
 
 use paxos_common::{
     paxos::{identity::ClusterId, machine::Machine, quorum::Configuration, slot::Slot, value::Value},
-    sqlite::{self, DataDir, SqliteError, checksum, foreign_lock::is_locked, wal_limit::WalLimit},
+    sqlite::{
+        self, DataDir, LEARNER_FILE, SqliteError, checksum, foreign_lock::is_locked, wal_limit::WalLimit,
+    },
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use tokio::sync::watch;
@@ -66,8 +68,6 @@ pub(crate) use peek::stored_configuration;
 pub(crate) use place::PlaceError;
 pub(crate) use sweep::SweptRows;
 
-/// Name of the file in the data directory.
-pub(crate) const FILE: &str = "learner.db";
 const SCHEMA: &str = include_str!("../schema.sql");
 const SCHEMA_VERSION: i32 = 6;
 /// `pxLn`: distinguishes this file from an acceptor's.

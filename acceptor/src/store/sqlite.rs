@@ -23,8 +23,8 @@ use paxos_common::{
         slot::Slot,
     },
     sqlite::{
-        DataDir, Readers, foreign_lock::failed_before_the_transaction, migrate_by_steps, open_writer,
-        wal_limit::WalLimit,
+        ACCEPTOR_FILE, DataDir, LEARNER_FILE, Readers, foreign_lock::failed_before_the_transaction,
+        migrate_by_steps, open_writer, wal_limit::WalLimit,
     },
 };
 use sqlx::{
@@ -67,9 +67,6 @@ const SCHEMA: &str = include_str!("../../schema.sql");
 const SCHEMA_VERSION: i32 = 4;
 /// “paxA”.
 const APPLICATION_ID: i32 = 0x7061_7841;
-const FILE: &str = "acceptor.db";
-/// The file of a learner: no acceptor begins beside it.
-const FILE_OF_LEARNER: &str = "learner.db";
 
 /// Lengths of the write-ahead log, in pages, at which the log is copied back. All acceptors hold the same log: with
 /// equal lengths all would copy at once, and the quorum would wait.
@@ -108,7 +105,7 @@ impl SqliteStore {
         name: &str,
         run: RunNumber,
     ) -> Result<(Self, RecoveredRun), StoreError> {
-        let file = directory.file(FILE);
+        let file = directory.file(ACCEPTOR_FILE);
         let opened = Self::open_file(directory, &file, name, run).await;
         opened.map_err(|error| match error.of_file(&file) {
             StoreError::Sqlite(source) => StoreError::Unusable { file, source },
@@ -133,7 +130,7 @@ impl SqliteStore {
         // no file: the directory may be refused.
         let space = Space::watch(directory.path()).await;
         if !file.exists() {
-            directory.refuse_file_of_other_role(FILE_OF_LEARNER)?;
+            directory.refuse_file_of_other_role(LEARNER_FILE)?;
         }
         proof::refuse_foreign(&directory).await?;
         proof::examine(&directory, Some(name)).await?;
@@ -145,7 +142,7 @@ impl SqliteStore {
         let upgrades = upgrade::Upgrades;
         migrate_by_steps(&mut connection, SCHEMA, SCHEMA_VERSION, APPLICATION_ID, &upgrades).await?;
         // The database is ours.
-        directory.tighten(FILE, &[counter_file::FILE]);
+        directory.tighten(ACCEPTOR_FILE, &[counter_file::FILE]);
         // Before the run begins: a failed start leaves no run.
         let readers = Readers::open(file, reader::READERS).await?;
         let held = Readers::open(file, 1).await?;

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    APPLICATION_ID, CHECKPOINT_PAGES, FILE, Log, OpenedStore, READERS, SCHEMA, SCHEMA_VERSION, Store,
+    APPLICATION_ID, CHECKPOINT_PAGES, LEARNER_FILE, Log, OpenedStore, READERS, SCHEMA, SCHEMA_VERSION, Store,
     StoreError, aside, load, marks, place,
     replay::{Replayed, replay},
     schema_4, set_synchronous,
@@ -55,7 +55,7 @@ impl Store {
     /// Safe: the files stay whole.
     pub(crate) async fn open(opening: StoreOpening<'_>) -> Result<OpenedStore, StoreError> {
         let (directory, work) = (&opening.directory, opening.work);
-        let path = directory.file(FILE);
+        let path = directory.file(LEARNER_FILE);
         place::recover(directory)
             .await
             .map_err(StoreError::NotRecovered)?;
@@ -105,7 +105,7 @@ impl Store {
     /// # Cancel safety
     /// Safe: the files stay whole.
     pub(crate) async fn remove_unrecorded(directory: &DataDir, cluster: ClusterId) {
-        let path = directory.file(FILE);
+        let path = directory.file(LEARNER_FILE);
         if place::is_on_its_way(directory) || !path.exists() {
             return;
         }
@@ -152,7 +152,7 @@ impl Store {
             other => other.map(drop)?,
         }
         // The database is ours.
-        directory.tighten(FILE, &aside::FILES);
+        directory.tighten(LEARNER_FILE, &aside::FILES);
         if !empty_wal(&mut connection).await? {
             tracing::warn!(
                 file = named,

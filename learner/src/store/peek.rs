@@ -7,7 +7,7 @@ use paxos_common::{
     sqlite::{self, DataDir, Readers},
 };
 
-use super::{APPLICATION_ID, FILE, state::read_configuration};
+use super::{APPLICATION_ID, LEARNER_FILE, state::read_configuration};
 
 /// The stored configuration; `None` without one, or when the file cannot be read. Nothing is verified: the configuration is of
 /// use for its addresses alone. The file stays as it is.
@@ -15,7 +15,7 @@ use super::{APPLICATION_ID, FILE, state::read_configuration};
 /// # Cancel safety
 /// Safe: the function only reads.
 pub(crate) async fn stored_configuration(directory: &DataDir) -> Option<Configuration> {
-    let path = directory.file(FILE);
+    let path = directory.file(LEARNER_FILE);
     if !path.exists() {
         return None;
     }

@@ -21,7 +21,7 @@ use paxos_common::{
 };
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::{APPLICATION_ID, CHECKPOINT_PAGES, SCHEMA, SCHEMA_VERSION, aside};
+use super::{APPLICATION_ID, CHECKPOINT_PAGES, LEARNER_FILE, SCHEMA, SCHEMA_VERSION, aside};
 use crate::{
     blocking::blocking,
     disk::found_no_space,
@@ -154,7 +154,7 @@ pub(super) fn is_on_its_way(directory: &DataDir) -> bool {
 
 /// Puts the whole file in the place of the old file.
 async fn replace(directory: &DataDir) -> Result<(), PlaceError> {
-    let (installed, path) = (directory.file(INSTALLED), directory.file(super::FILE));
+    let (installed, path) = (directory.file(INSTALLED), directory.file(LEARNER_FILE));
     let replaced = async {
         // Durable before the rename: SQLite would read a remaining log into the new file.
         aside::remove(&path).await?;

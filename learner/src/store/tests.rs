@@ -102,7 +102,7 @@ impl TestWriter {
 }
 
 async fn damage(path: &Path, sql: &'static str) {
-    let mut connection = sqlite::open_writer(&path.join(FILE), CHECKPOINT_PAGES)
+    let mut connection = sqlite::open_writer(&path.join(LEARNER_FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
     let changed = sqlx::query(sql).execute(&mut connection).await.unwrap();
@@ -161,7 +161,7 @@ async fn damaged_file_is_set_aside_and_a_new_one_is_begun() {
     type Garble<'a> = &'a dyn Fn(&mut Vec<u8>);
 
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join(FILE);
+    let file = directory.path().join(LEARNER_FILE);
     let aside = directory.path().join("learner.db.damaged");
     let damages: [(&str, Garble<'_>); 4] = [
         ("no file of SQLite's", &|bytes| bytes[..100].fill(0x55)),
@@ -453,7 +453,7 @@ async fn write_ahead_log_is_empty_after_a_close_although_readers_stay_open() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = TestWriter::open(directory.path()).await;
     writer.write_numbered(100).await;
-    let wal = directory.path().join(format!("{FILE}-wal"));
+    let wal = directory.path().join(format!("{LEARNER_FILE}-wal"));
     assert!(std::fs::metadata(&wal).unwrap().len() > 0);
     writer.store.close().await.unwrap();
     assert_eq!(std::fs::metadata(&wal).map_or(0, |found| found.len()), 0);
@@ -469,7 +469,7 @@ async fn lock_of_another_process_is_no_failure_and_loses_nothing() {
 
     let directory = tempfile::tempdir().unwrap();
     let mut writer = TestWriter::open(directory.path()).await;
-    let options = SqliteConnectOptions::new().filename(directory.path().join(FILE));
+    let options = SqliteConnectOptions::new().filename(directory.path().join(LEARNER_FILE));
     let mut holder = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();
     let transaction = writer.apply([value("one")]);

@@ -19,7 +19,7 @@ use paxos_common::{
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
-    CHECKPOINT_PAGES, FILE, StoreError, integer, marks,
+    CHECKPOINT_PAGES, LEARNER_FILE, StoreError, integer, marks,
     place::{self, PlaceError},
     schema_4::{self, State4, StoredRegister},
     state::StoredState,
@@ -222,7 +222,7 @@ impl Upgrade<'_> {
     }
 
     fn path(&self) -> PathBuf {
-        self.directory.file(FILE)
+        self.directory.file(LEARNER_FILE)
     }
 
     fn damaged(&self, what: &'static str) -> StoreError {

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use super::{
     super::StoreError,
-    APPLICATION_ID, FILE, SCHEMA_VERSION,
+    ACCEPTOR_FILE, APPLICATION_ID, SCHEMA_VERSION,
     counter_file::{self, CounterRecord, Found},
     identity::{Identity, load_identity},
     state::{STATE, STATE_BEFORE_ERAS},
@@ -91,7 +91,7 @@ impl DatabaseContent {
 /// # Errors
 /// The database belongs to another application; or `COMMITS` proves that the database was an acceptor's.
 pub(super) async fn refuse_foreign(directory: &DataDir) -> Result<(), StoreError> {
-    let Err(refused) = refuse_foreign_file(&directory.file(FILE), APPLICATION_ID).await else {
+    let Err(refused) = refuse_foreign_file(&directory.file(ACCEPTOR_FILE), APPLICATION_ID).await else {
         return Ok(());
     };
     if let SqliteError::Foreign {
@@ -112,7 +112,7 @@ pub(super) async fn refuse_foreign(directory: &DataDir) -> Result<(), StoreError
 pub(super) async fn examine(directory: &DataDir, name: Option<&str>) -> Result<(), StoreError> {
     /// No page of a database.
     const NO_PAGE: u32 = 0;
-    let database = directory.file(FILE);
+    let database = directory.file(ACCEPTOR_FILE);
     let log = wal_path(&database);
     let found = counter_file::read(directory)?;
     // SQLite must not read a damaged log.
@@ -136,8 +136,8 @@ async fn look_both_ways(
     directory: &DataDir,
     is_first_start: bool,
 ) -> Result<(Option<DatabaseContent>, DatabaseContent), StoreError> {
-    let database = directory.file(FILE);
-    let has_journal = directory.file(&format!("{FILE}-journal")).exists();
+    let database = directory.file(ACCEPTOR_FILE);
+    let has_journal = directory.file(&format!("{ACCEPTOR_FILE}-journal")).exists();
     // Without the log, the file may be torn by a crash in the middle of a checkpoint: a torn file proves nothing.
     let alone = look(&database, true).await.ok();
     if let Some(whole) = &alone
@@ -180,7 +180,7 @@ fn named(directory: &DataDir, (is_database, what): (bool, String)) -> StoreError
     let counter = counter_file::path(directory);
     let what = what.replace("{COMMITS}", &counter.display().to_string());
     let file = if is_database {
-        directory.file(FILE)
+        directory.file(ACCEPTOR_FILE)
     } else {
         counter
     };

@@ -10,7 +10,7 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     super::StoreError,
-    APPLICATION_ID, CHECKPOINT_PAGES, CounterFile, FILE, SCHEMA, SCHEMA_VERSION,
+    ACCEPTOR_FILE, APPLICATION_ID, CHECKPOINT_PAGES, CounterFile, SCHEMA, SCHEMA_VERSION,
     identity::{Identity, load_identity},
     membership::load_membership,
     proof,
@@ -36,7 +36,7 @@ impl Stopped {
     /// The acceptor's file is missing; another process holds the directory; the file cannot be read; the disk lost
     /// commits; a record is damaged.
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        let path = data_dir.join(FILE);
+        let path = data_dir.join(ACCEPTOR_FILE);
         if !path.is_file() {
             let source = io::Error::new(io::ErrorKind::NotFound, "there is no acceptor's file");
             return Err(SqliteError::Directory { path, source }.into());

@@ -103,16 +103,16 @@ async fn hint_is_read_of_an_own_file_alone() {
     let directory = tempfile::tempdir().unwrap();
     let locked = lock(directory.path());
     assert_eq!(stored_configuration(&locked).await, None);
-    assert!(!directory.path().join(FILE).exists());
-    fs::write(directory.path().join(FILE), b"no database").unwrap();
+    assert!(!directory.path().join(LEARNER_FILE).exists());
+    fs::write(directory.path().join(LEARNER_FILE), b"no database").unwrap();
     assert_eq!(stored_configuration(&locked).await, None);
-    fs::write(directory.path().join(FILE), FILE_5).unwrap();
+    fs::write(directory.path().join(LEARNER_FILE), FILE_5).unwrap();
     assert_eq!(stored_configuration(&locked).await, None);
 }
 
 fn with_file_5() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join(FILE), FILE_5).unwrap();
+    fs::write(directory.path().join(LEARNER_FILE), FILE_5).unwrap();
     fs::write(directory.path().join(SNAPSHOT_5_NAME), SNAPSHOT_5).unwrap();
     directory
 }

@@ -10,7 +10,7 @@ use super::*;
 #[tokio::test]
 async fn database_of_another_application_is_refused_and_keeps_its_rights() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join(FILE);
+    let file = directory.path().join(LEARNER_FILE);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let options = SqliteConnectOptions::new()
@@ -40,7 +40,7 @@ async fn our_own_files_are_tightened() {
     let writer = TestWriter::open(directory.path()).await;
     writer.log.close().await;
     writer.store.close().await.unwrap();
-    let paths = [FILE, "learner.db.damaged", "theirs"].map(|name| directory.path().join(name));
+    let paths = [LEARNER_FILE, "learner.db.damaged", "theirs"].map(|name| directory.path().join(name));
     for path in &paths {
         fs::File::options().create(true).append(true).open(path).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();

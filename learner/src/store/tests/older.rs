@@ -39,7 +39,7 @@ CREATE TABLE digest (
 
 /// Makes a file of version 3, for a learner that has applied four slots.
 async fn make_version_3(directory: &Path) {
-    let mut connection = sqlite::open_writer(&directory.join(FILE), CHECKPOINT_PAGES)
+    let mut connection = sqlite::open_writer(&directory.join(LEARNER_FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
     sqlite::migrate(&mut connection, SCHEMA_3, 3, APPLICATION_ID)
@@ -58,7 +58,7 @@ async fn file_of_an_older_release_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     make_version_3(directory.path()).await;
     // An older log of SQLite must not be read into the new file.
-    std::fs::write(directory.path().join(format!("{FILE}-wal")), b"old").unwrap();
+    std::fs::write(directory.path().join(format!("{LEARNER_FILE}-wal")), b"old").unwrap();
     let mut writer = TestWriter::open(directory.path()).await;
     assert_eq!(writer.progress, Progress::default());
     writer.write_numbered(3).await;
@@ -75,7 +75,7 @@ async fn older_file_of_another_cluster_is_refused_and_stays() {
     make_version_3(directory.path()).await;
     let other = open(directory.path(), ClusterId::from_bytes([9; 16])).await;
     assert!(matches!(other, Err(StoreError::OtherCluster { .. })));
-    let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
+    let mut connection = sqlite::open_writer(&directory.path().join(LEARNER_FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
     let version: i64 = sqlx::query_scalar("PRAGMA user_version")
@@ -91,7 +91,7 @@ async fn file_of_a_newer_release_is_refused_and_stays() {
     let opened = open(directory.path(), CLUSTER).await.unwrap();
     opened.log.close().await;
     opened.store.close().await.unwrap();
-    let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
+    let mut connection = sqlite::open_writer(&directory.path().join(LEARNER_FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
     sqlx::query("PRAGMA user_version = 7")
@@ -102,5 +102,5 @@ async fn file_of_a_newer_release_is_refused_and_stays() {
     let failure = Failure::from(open(directory.path(), CLUSTER).await.err().unwrap());
     assert!(failure.to_string().contains("newer release"), "{failure}");
     assert_eq!(failure.code, paxos_common::service::failure::Exit::Refused);
-    assert!(directory.path().join(FILE).exists());
+    assert!(directory.path().join(LEARNER_FILE).exists());
 }

@@ -88,7 +88,11 @@ async fn damaged_snapshot_file_is_set_aside_and_everything_is_learned_again() {
     damages.push(("longer".to_owned(), Some([&content[..], b"x"].concat())));
     for (what, bytes) in damages {
         let directory = tempfile::tempdir().unwrap();
-        fs::copy(sound.path().join(FILE), directory.path().join(FILE)).unwrap();
+        fs::copy(
+            sound.path().join(LEARNER_FILE),
+            directory.path().join(LEARNER_FILE),
+        )
+        .unwrap();
         if let Some(bytes) = &bytes {
             fs::write(directory.path().join(name), bytes).unwrap();
         }
@@ -155,7 +159,7 @@ async fn snapshot_file_of_a_newer_release_is_refused_and_stays() {
     assert!(failure.to_string().contains("newer release"), "{failure}");
     assert_eq!(failure.code, Exit::Refused);
     assert_eq!(fs::read(&path).unwrap(), bytes);
-    assert!(directory.path().join(FILE).exists());
+    assert!(directory.path().join(LEARNER_FILE).exists());
 }
 
 #[tokio::test]
@@ -194,7 +198,7 @@ async fn commits_after_a_record_that_failed_do_not_wait_for_the_disk() {
     let view = writer.knowledge.keep(writer.progress.latest());
     let file = write_file(view, CLUSTER, directory.path()).await;
     let recorded = RecordedSnapshot::of(&file.summary);
-    let path = directory.path().join(FILE);
+    let path = directory.path().join(LEARNER_FILE);
     let mut other = sqlite::open_writer(&path, CHECKPOINT_PAGES).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
     let failed = writer.store.record_snapshot(recorded).await;

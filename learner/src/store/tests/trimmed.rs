@@ -16,7 +16,7 @@ fn crashed(directory: &Path) -> tempfile::TempDir {
 }
 
 async fn count(path: &Path, sql: &'static str) -> i64 {
-    let mut connection = sqlite::open_writer(&path.join(FILE), CHECKPOINT_PAGES)
+    let mut connection = sqlite::open_writer(&path.join(LEARNER_FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
     sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()

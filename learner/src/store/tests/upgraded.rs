@@ -32,7 +32,7 @@ const DIRECTORY: &str = "PAXOS_TEST_UPGRADE_IN";
 
 fn with_file_4() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join(FILE), FILE_4).unwrap();
+    fs::write(directory.path().join(LEARNER_FILE), FILE_4).unwrap();
     directory
 }
 
@@ -85,7 +85,7 @@ async fn upgraded_learner_has_everything_and_goes_on() {
     holds_all(&opened, "upgraded").await;
     let snapshot = RecordedSnapshot::of(&opened.snapshot.as_ref().unwrap().summary);
     assert_eq!(snapshot.to, slot_at(TO));
-    let expected = ["LOCK".to_owned(), FILE.to_owned(), snapshot.name()];
+    let expected = ["LOCK".to_owned(), LEARNER_FILE.to_owned(), snapshot.name()];
     assert_eq!(names(directory.path()), expected);
     opened.close().await;
     let mut writer = TestWriter::open(directory.path()).await;
@@ -95,7 +95,7 @@ async fn upgraded_learner_has_everything_and_goes_on() {
     assert_eq!(found.machine, writer.knowledge.machine(Machine::clone));
     assert_eq!(found.progress.latest(), writer.progress.latest());
     // The tables of the state are gone, with their space.
-    let mut connection = sqlite::open_writer(&directory.path().join(FILE), CHECKPOINT_PAGES)
+    let mut connection = sqlite::open_writer(&directory.path().join(LEARNER_FILE), CHECKPOINT_PAGES)
         .await
         .unwrap();
     let tables: Vec<String> =
@@ -128,7 +128,7 @@ async fn damaged_table_of_an_earlier_release_has_the_file_set_aside() {
         let opened = open(directory.path(), CLUSTER).await.unwrap();
         assert_eq!(opened.progress, Progress::default(), "{sql}");
         assert_eq!(opened.machine, Machine::default(), "{sql}");
-        let expected = ["LOCK", FILE, "learner.db.damaged"];
+        let expected = ["LOCK", LEARNER_FILE, "learner.db.damaged"];
         assert_eq!(names(directory.path()), expected, "{sql}");
     }
 }
@@ -137,7 +137,7 @@ async fn damaged_table_of_an_earlier_release_has_the_file_set_aside() {
 async fn damaged_page_of_an_earlier_release_has_the_file_set_aside() {
     for table in ["learned", "digest", "register"] {
         let directory = with_file_4();
-        let path = directory.path().join(FILE);
+        let path = directory.path().join(LEARNER_FILE);
         let mut connection = sqlite::open_writer(&path, CHECKPOINT_PAGES).await.unwrap();
         let root: i64 = sqlx::query_scalar("SELECT rootpage FROM sqlite_schema WHERE name = ?")
             .bind(table)
@@ -157,7 +157,7 @@ async fn damaged_page_of_an_earlier_release_has_the_file_set_aside() {
         fs::write(&path, &bytes).unwrap();
         let opened = open(directory.path(), CLUSTER).await.unwrap();
         assert_eq!(opened.progress, Progress::default(), "{table}");
-        let expected = ["LOCK", FILE, "learner.db.damaged"];
+        let expected = ["LOCK", LEARNER_FILE, "learner.db.damaged"];
         assert_eq!(names(directory.path()), expected, "{table}");
     }
 }
@@ -194,12 +194,12 @@ async fn leftovers_of_an_earlier_attempt_go_before_the_look_at_the_space() {
     fs::write(path.join("backup.pxs"), "of an operator").unwrap();
     // A file with holes, of more bytes than any disk has.
     let pages = 1_u32 << 30;
-    let file = File::options().write(true).open(path.join(FILE)).unwrap();
+    let file = File::options().write(true).open(path.join(LEARNER_FILE)).unwrap();
     file.set_len(u64::from(pages) * 4_096).unwrap();
     file.write_all_at(&pages.to_be_bytes(), 28).unwrap();
     let work = StartWork::default();
     let error = upgrade(path, &work).await.unwrap_err();
-    assert!(error.is_no_space(&path.join(FILE)), "{error}");
+    assert!(error.is_no_space(&path.join(LEARNER_FILE)), "{error}");
     assert!(
         matches!(work.look(), Some(StartStep::NeedsSpace { .. })),
         "{work:?}"
