@@ -84,6 +84,23 @@ impl PowerCut {
     }
 }
 
+/// Runs an ignored test of this test binary as a process, with the path of `directory` in the environment variable `variable`.
+/// Returns every directory that a power cut may leave, and the number of stops of the process: at a cut from this stop on,
+/// the process had ended well. `None` without a C compiler.
+pub fn cuts_of_test(test: &str, variable: &str, directory: &Path) -> Option<(Vec<PowerCut>, usize)> {
+    let own = tempfile::tempdir().unwrap();
+    let recorder = PowerRecorder::new(directory, own.path())?;
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--ignored", "--quiet"]);
+    command.envs(recorder.environment()).env(variable, directory);
+    recorder.begin();
+    let ended = command.output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let moments = recorder.moments();
+    recorder.end();
+    Some((recorder.cuts(), moments))
+}
+
 impl PowerRecorder {
     /// A recorder of the processes started with [`Self::environment`]. Its own files are in `own`. `None` without a C
     /// compiler.

@@ -1,9 +1,7 @@
 //! Power cuts at every sync, rename and removal while a snapshot takes the place of an earlier one: the next start has a whole
 //! state, never older than the last durable record.
 
-use std::process::Command;
-
-use paxos_test_values::power_cuts::PowerRecorder;
+use paxos_test_values::power_cuts::cuts_of_test;
 
 use super::*;
 
@@ -45,28 +43,18 @@ async fn snapshot_of_another_process() {
 
 #[tokio::test]
 async fn power_cut_at_any_moment_of_a_snapshot_leaves_a_whole_state() {
-    let (directory, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let path = directory.path().to_owned();
-    first(path.clone()).await;
-    let Some(recorder) = PowerRecorder::new(&path, own.path()) else {
+    let directory = tempfile::tempdir().unwrap();
+    first(directory.path().to_owned()).await;
+    let process = "snapshots::tests::power::snapshot_of_another_process";
+    let Some((cuts, moments)) = cuts_of_test(process, DIRECTORY, directory.path()) else {
         return;
     };
-    let this = "snapshots::tests::power::snapshot_of_another_process";
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([this, "--exact", "--ignored", "--quiet"]);
-    command.envs(recorder.environment()).env(DIRECTORY, &path);
-    recorder.begin();
-    let ended = command.output().unwrap();
-    assert!(ended.status.success(), "{ended:?}");
-    let moments = recorder.moments();
-    recorder.end();
     // The same commands without power cuts.
     let same = tempfile::tempdir().unwrap();
     let mut digests = first(same.path().to_owned()).await;
     digests.extend(second(same.path().to_owned()).await);
     let ends = [FIRST, SECOND, END].map(slot);
     let mut found = BTreeMap::new();
-    let cuts = recorder.cuts();
     for cut in &cuts {
         let directory = tempfile::tempdir().unwrap();
         cut.write_to(directory.path());

@@ -3,10 +3,9 @@
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt as _,
-    process::Command as Process,
 };
 
-use paxos_test_values::power_cuts::PowerRecorder;
+use paxos_test_values::power_cuts::cuts_of_test;
 
 use super::*;
 use crate::{
@@ -246,21 +245,11 @@ async fn upgrade_of_another_process() {
 
 #[tokio::test]
 async fn upgrade_is_repeated_after_a_power_cut_at_any_moment() {
-    let (directory, own) = (with_file_4(), tempfile::tempdir().unwrap());
-    let Some(recorder) = PowerRecorder::new(directory.path(), own.path()) else {
+    let directory = with_file_4();
+    let process = "store::tests::upgraded::upgrade_of_another_process";
+    let Some((cuts, _)) = cuts_of_test(process, DIRECTORY, directory.path()) else {
         return;
     };
-    let this = "store::tests::upgraded::upgrade_of_another_process";
-    let mut command = Process::new(std::env::current_exe().unwrap());
-    command.args([this, "--exact", "--ignored", "--quiet"]);
-    command
-        .envs(recorder.environment())
-        .env(DIRECTORY, directory.path());
-    recorder.begin();
-    let ended = command.output().unwrap();
-    assert!(ended.status.success(), "{ended:?}");
-    recorder.end();
-    let cuts = recorder.cuts();
     assert!(cuts.len() > 20, "{}", cuts.len());
     println!("{} power cuts", cuts.len());
     let mut upgraded = 0;

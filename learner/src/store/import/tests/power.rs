@@ -1,9 +1,7 @@
 //! Power cuts at every sync, rename and removal of an installation: the next start has the old state or the new state, whole,
 //! and an installation that was lost is begun again.
 
-use std::process::Command;
-
-use paxos_test_values::power_cuts::{PowerCut, PowerRecorder};
+use paxos_test_values::power_cuts::{PowerCut, cuts_of_test};
 
 use super::*;
 
@@ -37,22 +35,12 @@ async fn install(data: &Arc<DataDir>) {
 /// Runs an installation over the files of `prepare` as a process; returns the directories after all power cuts, and the stop
 /// from which on the installation has ended.
 fn cuts(prepare: impl Fn(&Path)) -> Option<(Vec<PowerCut>, usize)> {
-    let (directory, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let directory = tempfile::tempdir().unwrap();
     prepare(directory.path());
-    let recorder = PowerRecorder::new(directory.path(), own.path())?;
-    let this = "store::import::tests::power::installation_of_another_process";
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([this, "--exact", "--ignored", "--quiet"]);
-    command
-        .envs(recorder.environment())
-        .env(DIRECTORY, directory.path());
-    recorder.begin();
-    let ended = command.output().unwrap();
-    assert!(ended.status.success(), "{ended:?}");
-    let moments = recorder.moments();
-    recorder.end();
+    let process = "store::import::tests::power::installation_of_another_process";
+    let (cuts, moments) = cuts_of_test(process, DIRECTORY, directory.path())?;
     assert!(moments > 8, "{moments} stops");
-    Some((recorder.cuts(), moments))
+    Some((cuts, moments))
 }
 
 /// The end of the state that the next start finds, whole.
@@ -144,25 +132,15 @@ async fn power_cut_while_an_installation_goes_on_after_a_power_cut_leaves_the_ne
     install(&data_dir(whole.path())).await;
     let whole = NewFiles::read(whole.path());
     let old = old_files(true).await;
-    let (directory, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let directory = tempfile::tempdir().unwrap();
     for (name, content) in &old {
         fs::write(directory.path().join(name), content).unwrap();
     }
     whole.write_to(directory.path());
-    let Some(recorder) = PowerRecorder::new(directory.path(), own.path()) else {
+    let process = "store::import::tests::power::start_of_another_process";
+    let Some((cuts, _)) = cuts_of_test(process, DIRECTORY, directory.path()) else {
         return;
     };
-    let this = "store::import::tests::power::start_of_another_process";
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([this, "--exact", "--ignored", "--quiet"]);
-    command
-        .envs(recorder.environment())
-        .env(DIRECTORY, directory.path());
-    recorder.begin();
-    let ended = command.output().unwrap();
-    assert!(ended.status.success(), "{ended:?}");
-    recorder.end();
-    let cuts = recorder.cuts();
     assert!(cuts.len() > 5, "{}", cuts.len());
     for cut in cuts {
         let directory = tempfile::tempdir().unwrap();
