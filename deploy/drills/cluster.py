@@ -99,6 +99,11 @@ class Process:
         threads = Path(f"/proc/{self.child.pid}/task").glob("*/schedstat")
         return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
+    def queued_seconds(self):
+        """Time that the threads that run now were ready to run and waited for a processor."""
+        threads = Path(f"/proc/{self.child.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[1]) for thread in threads) / 1e9
+
     def waits(self):
         """How often the threads that run now have waited so far: about the number of wake-ups, whatever the load."""
         text = "".join(path.read_text() for path in Path(f"/proc/{self.child.pid}/task").glob("*/status"))

@@ -15,6 +15,8 @@ COMMAND_BYTES = 280
 RECENT_S = 15
 # Registers of 1 MiB each, for snapshots of some size.
 REGISTERS = 200
+# Registers of the benchmark for new learners.
+MANY_REGISTERS = 1_000_000
 # One run of the benchmark, in seconds.
 RUN_S = 60
 # Least throughput with trims, as a part of that without trims: with snapshots of a small state, and with two
@@ -51,6 +53,36 @@ def long_log(trial):
         add_learner(cluster, "l3")
         first_read(trial, cluster, "l3", registers=True)
         judge_digests(trial, cluster, 3)
+        cluster.all_run()
+
+
+@drill(
+    "new-learner",
+    "writes a million registers, then adds learners with empty directories, one after another",
+    rounds=3,
+    limit_s=900,
+)
+def new_learner(trial):
+    with Cluster(trial) as cluster:
+        cluster.start()
+        arguments = ("--reads", "1", "--registers", str(MANY_REGISTERS), "--in-flight", "256", "--duration", "1s")
+        numbers, result = cluster.bench(*arguments, patience_s=840)
+        if not trial.right(numbers is not None and result.code == 0, f"the registers are written: exit {result.code}"):
+            return
+        trial.say(f"{chosen_to(cluster, 'a1')} slots; a1 has trimmed below slot {trimmed_to(cluster, 'a1')}")
+        for number in range(trial.rounds):
+            name = f"l{3 + number}"
+            add_learner(cluster, name)
+            first_read(trial, cluster, name)
+            process = cluster[name]
+            used, queued = process.scheduled_seconds(), process.queued_seconds()
+            trial.say(f"{name} used {used:.1f} s of processor time, and waited {queued:.1f} s for a processor")
+            for line in process.text().splitlines():
+                if "installed a snapshot" in line or " learning " in line:
+                    trial.say(f"    {line[:160]}")
+            judge_digests(trial, cluster, 3)
+            process.stop()
+            cluster.learners.remove(name)
         cluster.all_run()
 
 
