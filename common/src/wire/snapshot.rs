@@ -128,8 +128,7 @@ pub fn decode(bytes: &[u8]) -> Result<SnapshotRecord, UnreadableRecord> {
         pb::snapshot_record::Record::Header(header) => Ok(SnapshotRecord::Header(header.try_into()?)),
         pb::snapshot_record::Record::Register(pb::Register { key, value, version }) => {
             let version = required(version, "version")?.try_into()?;
-            // Copies: slices of the whole record would keep more memory than needed.
-            let (key, value) = (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value));
+            // Key and value are copies, and no slices that keep the whole record: the record is decoded from borrowed bytes.
             Ok(SnapshotRecord::Register(key, Register { value, version }))
         }
         pb::snapshot_record::Record::Session(stored) => {
