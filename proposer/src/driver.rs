@@ -458,12 +458,9 @@ mod tests {
         let word = |change: fn(&mut ReportAnswer)| {
             let mut word = ReportAnswer {
                 heard: HeardProposer {
-                    ballot: Ballot::ZERO,
                     address: "http://p:1".into(),
                     silent: Duration::from_millis(199),
-                    ended: None,
-                    resigned: false,
-                    work: 0,
+                    ..HeardProposer::none()
                 },
                 promised: Ballot::ZERO,
                 waiting: Duration::ZERO,

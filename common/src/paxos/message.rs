@@ -240,6 +240,18 @@ pub struct HeardProposer {
 }
 
 impl HeardProposer {
+    /// No proposer was heard.
+    pub fn none() -> Self {
+        Self {
+            ballot: Ballot::ZERO,
+            address: Arc::from(""),
+            silent: Duration::ZERO,
+            ended: None,
+            resigned: false,
+            work: 0,
+        }
+    }
+
     /// The report of an acceptor of an earlier release, where ends of streams and work done are unknown.
     pub fn from_leadership(leadership: Leadership, silent: Duration) -> Self {
         let Leadership {
@@ -251,9 +263,8 @@ impl HeardProposer {
             ballot: promised,
             address,
             silent,
-            ended: None,
             resigned,
-            work: 0,
+            ..Self::none()
         }
     }
 }

@@ -165,14 +165,7 @@ mod tests {
 
     #[test]
     fn promise_of_a_report_is_the_durable_promise_and_not_the_heard_ballot() {
-        let heard = HeardProposer {
-            ballot: Ballot::ZERO,
-            address: "".into(),
-            silent: Duration::ZERO,
-            ended: None,
-            resigned: false,
-            work: 0,
-        };
+        let heard = HeardProposer::none();
         let response = pb::AttachResponse {
             leadership: Some(pb::Leadership {
                 promised: Some(a_ballot(9).into()),
@@ -203,9 +196,8 @@ mod tests {
             ballot: a_ballot(3),
             address: "http://p:1".into(),
             silent: Duration::from_millis(40),
-            ended: None,
             resigned: true,
-            work: 0,
+            ..HeardProposer::none()
         };
         assert_eq!((&word.heard, word.promised), (&heard, a_ballot(3)));
         assert_eq!((word.known_to.get(), word.voted_to.get()), (5, 6));

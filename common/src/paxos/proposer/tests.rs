@@ -282,9 +282,7 @@ fn word(ballot: Ballot, silent: u64) -> ReportAnswer {
             ballot,
             address: Arc::from("http://leader"),
             silent: Duration::from_millis(silent),
-            ended: None,
-            resigned: false,
-            work: 0,
+            ..HeardProposer::none()
         },
         promised: ballot,
         waiting: Duration::ZERO,
