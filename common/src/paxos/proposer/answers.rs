@@ -67,6 +67,9 @@ impl Proposer {
             lead.heard_trimmed(acceptor, report.answer.trimmed_to);
         }
         self.phase = Phase::Leading(Box::new(lead));
+        for acceptor in std::mem::take(&mut self.unasked) {
+            self.open_stream(acceptor);
+        }
         self.disarm(Timer::GiveUp);
         let timeout = self.settings.leader_timeout;
         self.arm(Timer::Heartbeat, Duration::ZERO, Duration::ZERO);

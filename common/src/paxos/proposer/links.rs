@@ -1,4 +1,10 @@
 //! Links to acceptors: which acceptors can be called, and which acceptors are counted.
+//!
+//! **A late link.** The evidence of a campaign is younger than a leader timeout. A link may open later: after a change of members,
+//! for example, all links of the new leader are opened again. By then another proposer may lead, at the round of this campaign,
+//! and a `Prepare` of this campaign would end a live reign. So a candidate first asks an acceptor with a late link
+//! whom the acceptor hears. A live proposer at the round of this campaign, or above, began after the evidence of this campaign,
+//! and the candidate gives way. A proposer of a lower round is the proposer that this campaign is to replace.
 
 use super::{Effect, End, Phase, Proposer};
 use crate::paxos::{identity::AcceptorUuid, witness::GuardFinding};
@@ -62,6 +68,11 @@ impl Proposer {
             self.counted.insert(acceptor);
         }
         let was_unknown = self.known.insert(acceptor);
+        if is_member && self.is_late() && !self.streams.is_asked(acceptor) {
+            self.unasked.insert(acceptor);
+            self.effects.push(Effect::ReportNow);
+            return;
+        }
         if is_member || self.is_of_change(acceptor) {
             self.open_stream(acceptor);
         }
@@ -77,8 +88,36 @@ impl Proposer {
         }
     }
 
+    /// Whether the evidence of the present campaign is old.
+    fn is_late(&self) -> bool {
+        let lasted = self.presence.lasted(self.awake());
+        matches!(self.phase, Phase::Campaigning(_)) && lasted >= self.settings.leader_timeout
+    }
+
+    /// An acceptor has reported. With a late link, the acceptor is asked for a promise now, unless a later proposer lives.
+    pub(super) fn late_link_reported(&mut self, acceptor: AcceptorUuid) {
+        let report = self.reports.get(&acceptor).filter(|report| self.is_fresh(report));
+        let (Some(report), Phase::Campaigning(campaign)) = (report, &self.phase) else {
+            return;
+        };
+        let heard = report.answer.heard.ballot;
+        let is_later = heard.round() >= campaign.ballot().round() && heard.proposer() != self.id;
+        let is_alive = self.gone(report).is_none();
+        let prepare = campaign.prepare(&self.address);
+        if !self.unasked.remove(&acceptor) {
+            return;
+        }
+        if is_later && is_alive {
+            self.step_down(End::Overtaken { heard });
+        } else {
+            self.open_stream(acceptor);
+            self.effects.push(Effect::Prepare(acceptor, prepare, None));
+        }
+    }
+
     pub(super) fn closed(&mut self, acceptor: AcceptorUuid) {
         self.open.remove(&acceptor);
+        self.unasked.remove(&acceptor);
         self.forget_report(acceptor);
     }
 }

@@ -83,6 +83,11 @@ pub enum End {
     },
     /// The runs of an acceptor contradict the tables of other acceptors, and its votes may have been counted.
     Distrusted(AcceptorUuid),
+    /// Another proposer began after the evidence of this campaign, and is heard.
+    Overtaken {
+        /// The ballot of the other proposer.
+        heard: Ballot,
+    },
     /// The members have changed: this era is over.
     LaterEra(Era),
 }
@@ -142,6 +147,7 @@ impl Notice {
                 End::NoPromise(_) => "no_promise",
                 End::Contested { .. } => "contested",
                 End::Distrusted(_) => "distrusted",
+                End::Overtaken { .. } => "overtaken",
                 End::LaterEra(_) => "later_era",
             },
             Self::StoodStill(_) => "stood_still",
@@ -227,6 +233,7 @@ impl fmt::Display for End {
                 f,
                 "the runs of acceptor {acceptor} contradict the tables of other acceptors: votes may be lost"
             ),
+            Self::Overtaken { heard } => write!(f, "an acceptor hears another proposer, at ballot {heard}"),
             Self::LaterEra(era) => write!(f, "the members have changed, and era {era} begins"),
         }
     }

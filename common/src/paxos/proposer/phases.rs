@@ -22,6 +22,7 @@ impl Proposer {
         let now = self.awake();
         self.presence.begin(self.open.iter(), now);
         self.promised_at = now;
+        self.unasked.clear();
         let campaign = Campaign::new(ballot, self.chosen_to_heard);
         let prepare = campaign.prepare(&self.address);
         self.phase = Phase::Campaigning(campaign);

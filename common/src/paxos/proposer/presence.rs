@@ -53,6 +53,11 @@ impl Presence {
         }
     }
 
+    /// Time since the campaign began.
+    pub(super) fn lasted(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.began)
+    }
+
     /// Bytes of an answer arrived.
     pub(super) fn bytes(&mut self, acceptor: AcceptorUuid, now: Duration) {
         let seen = self.members.entry(acceptor).or_insert(MemberPresence {

@@ -130,6 +130,7 @@ impl Proposer {
             lead.heard_trimmed(acceptor, report.answer.trimmed_to);
         }
         self.reports.insert(acceptor, report);
+        self.late_link_reported(acceptor);
         self.consider();
     }
 

@@ -25,6 +25,11 @@ impl AcceptStreams {
         self.open.remove(&acceptor);
     }
 
+    /// Whether the driver keeps a stream of the acceptor open.
+    pub(super) fn is_asked(&self, acceptor: AcceptorUuid) -> bool {
+        self.asked.contains(&acceptor)
+    }
+
     pub(super) fn is_open(&self, acceptor: AcceptorUuid) -> bool {
         self.open.contains(&acceptor)
     }
