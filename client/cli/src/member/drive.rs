@@ -193,7 +193,11 @@ impl<'a> Shown<'a> {
         // A log that begins with a backup does not begin at slot 0.
         let of = self.bar.length().unwrap_or_default();
         let took = self.begun.elapsed();
-        write(&format!("copied     up to slot {of} in {} ms\n", took.as_millis())).await
+        write(&format!(
+            "copied     up to slot {of} in {} ms\n",
+            took.as_millis()
+        ))
+        .await
     }
 
     async fn done(&mut self, configuration: &pb::Configuration) -> Result<(), Failure> {
