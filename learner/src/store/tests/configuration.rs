@@ -143,7 +143,7 @@ async fn file_of_another_cluster_is_refused_and_stays_at_schema_version_5() {
         panic!("opened");
     };
     assert_eq!(Failure::from(error).code, Exit::Refused);
-    let options = SqliteConnectOptions::new().filename(directory.path().join(FILE));
+    let options = SqliteConnectOptions::new().filename(directory.path().join(LEARNER_FILE));
     let mut file = SqliteConnection::connect_with(&options).await.unwrap();
     let version: i64 = sqlx::query_scalar("PRAGMA user_version")
         .fetch_one(&mut file)
