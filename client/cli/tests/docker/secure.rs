@@ -59,6 +59,7 @@ fn operator_adds_two(topology: &mut Topology) {
         added.contains("done       era 1, 5 members, 2 may be lost"),
         "{added}"
     );
+    topology.expect_members(5);
     topology.finds_nothing_wrong();
     assert_eq!(text(&topology.client(&["get", "colour"])), "blue");
 }
