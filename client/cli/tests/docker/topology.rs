@@ -108,9 +108,9 @@ impl Topology {
         text(&self.compose(&[&UP, flags, &ROLES].concat()));
     }
 
-    /// Gives the proposers and learners the settings of the present files.
-    pub(crate) fn recreate_proposers_and_learners(&self) {
-        text(&self.compose(&[&UP[..], &["--no-deps", "proposer", "learner"]].concat()));
+    /// Gives all containers of a service the settings of the present files.
+    pub(crate) fn recreate(&self, service: &str) {
+        text(&self.compose(&[&UP[..], &["--no-deps", service]].concat()));
     }
 
     /// Changes the numbers of proposers and learners, and waits until all containers are healthy.
@@ -204,24 +204,34 @@ impl Topology {
             .collect()
     }
 
-    /// Waits until all members vote and `paxos status` has no finding, except disks that a busy machine makes slow.
+    /// Waits until `paxos status` has no finding, except disks that a busy machine makes slow.
     pub(crate) fn finds_nothing_wrong(&self) {
         let mut seen = Value::Null;
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             let (status, code) = self.status();
-            let problem = |finding: &Value| finding["problem"].as_str().unwrap_or_default().to_owned();
             let findings = status["findings"].as_array().unwrap();
-            let is_slow = |finding| problem(finding).contains("has a slow disk");
-            let acceptors = status["acceptors"].as_array().unwrap().iter();
-            let votes = acceptors.filter(|acceptor| acceptor["votes"] == true).count();
-            if code == Some(0) && findings.iter().all(is_slow) && votes == usize::from(self.members) {
+            let is_slow = |finding: &Value| {
+                let problem = finding["problem"].as_str().unwrap_or_default();
+                problem.contains("has a slow disk")
+            };
+            if code == Some(0) && findings.iter().all(is_slow) {
                 return;
             }
             seen = status["findings"].clone();
             sleep(LOOK);
         }
         panic!("something is wrong still: {seen}");
+    }
+
+    /// Waits until values can be ordered and every expected member votes.
+    pub(crate) fn every_member_votes(&self) {
+        until("every member votes", || {
+            let (status, code) = self.status();
+            let acceptors = status["acceptors"].as_array().unwrap().iter();
+            let votes = acceptors.filter(|acceptor| acceptor["votes"] == true).count();
+            (code == Some(0) && votes == usize::from(self.members)).then_some(())
+        });
     }
 
     /// The container of the leading proposer. Waits for a leader.
