@@ -58,6 +58,7 @@ enum Step {
     Commit(usize),
     Keep(usize),
     Trim(usize),
+    Lose(usize),
     Restart(usize),
 }
 
@@ -100,6 +101,7 @@ impl Step {
             Commit(acceptor) => *action == Action::Commit(acceptor),
             Keep(place) => matches!(action, Action::Keep { acceptor, .. } if *acceptor == place),
             Trim(acceptor) => *action == Action::Trim(acceptor),
+            Self::Lose(acceptor) => *action == Action::Lose(acceptor),
             Restart(proposer) => *action == Action::Restart(proposer),
         }
     }

@@ -3,7 +3,7 @@
 use super::{Step, accept, claim, count, one_knower, play, play_and_lose, reign, restart_idle};
 use crate::model::{
     cluster::{Cluster, State},
-    prefix::Step::{Commit, Prepare, Promise, Restart},
+    prefix::Step::{Commit, Prepare, Promise, Report, Restart},
     scenario::Scenario,
     shared::Shared,
 };
@@ -182,9 +182,33 @@ pub(crate) fn first_vote_of_three(cluster: &Cluster, state: State) -> State {
     play_and_lose(cluster, state, &parts)
 }
 
-/// The past of [`one_knower`]. The next processes have no commands.
-pub(crate) fn one_knower_then_idle(cluster: &Cluster, state: State) -> State {
-    restart_idle(cluster, one_knower(cluster, state))
+/// The past of [`one_knower`]. The next leader has no commands, knows slot 0 to be chosen, and has the promises of the first two
+/// acceptors. The second acceptor's watermark is below slot 1.
+pub(crate) fn one_knower_and_a_leader(cluster: &Cluster, state: State) -> State {
+    let report = Report {
+        acceptor: 0,
+        proposer: 0,
+    };
+    let state = restart_idle(cluster, one_knower(cluster, state));
+    play(cluster, state, &[vec![report], reign(0, &[0, 1])])
+}
+
+/// The first two of three members choose slot 0. Then the leader dies, and the second acceptor loses its disk. The next leader has
+/// the other two members choose slot 0 again, and has no commands.
+pub(crate) fn disk_lost_and_led(cluster: &Cluster, state: State) -> State {
+    let state = restart_idle(cluster, one_chosen_by_two(cluster, state));
+    let parts = [
+        vec![Step::Lose(1)],
+        reign(0, &[0, 2]),
+        accept(0, &[0, 2]),
+        count(0, &[0, 2]),
+    ];
+    play_and_lose(cluster, state, &parts)
+}
+
+/// A leader has the promises of the first two acceptors.
+pub(crate) fn led_by_two(cluster: &Cluster, state: State) -> State {
+    play_and_lose(cluster, state, &[reign(0, &[0, 1])])
 }
 
 /// The first two of three members choose slot 0, and no process knows. Then the leader dies, and the next processes have no
