@@ -170,6 +170,8 @@ pub enum Bug {
     BallotsComparedWithoutEra,
     /// A learner's snapshot lifts an acceptor above everything claimed by a leader of the acceptor's era.
     LiftAtALearnersWord,
+    /// A leader has snapshots brought to joiners alone, and only while it copies.
+    SnapshotsForJoinersAlone,
     /// A blank acceptor at the place of a member counts as the member.
     BlankCounted,
 
@@ -217,6 +219,8 @@ pub enum Bug {
     NoPhase2QuorumNeeded,
     /// An answer counts as fresh, however old its report is.
     StaleAnswersCount,
+    /// A candidate asks an acceptor with a late link for a promise, without asking whom the acceptor hears.
+    LateLinkAsksForPromise,
     /// A proposal turned away by an acceptor is never sent to the acceptor again.
     TurnedAwayNeverSentAgain,
 }

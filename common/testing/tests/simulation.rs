@@ -95,7 +95,7 @@ fn different_seeds_are_different_schedules() {
 
 /// Seeds that once found a fault in the cores. Each fault has a separate test beside the code; the schedules of these
 /// numbers change whenever the simulator changes.
-const FAILED_ONCE: &[u64] = &[187, 588, 2851, 3010];
+const FAILED_ONCE: &[u64] = &[187, 588, 2851, 3010, 259_568_155_695];
 
 #[test]
 fn seeds_that_failed_once_pass() {

@@ -17,6 +17,8 @@ pub(crate) struct Takeovers {
     campaigns: BTreeMap<Ballot, CampaignSeen>,
     /// Highest watermark reported to each proposer since the proposer's start.
     known: BTreeMap<usize, Slot>,
+    /// The same at the beginning of each campaign.
+    began: BTreeMap<Ballot, Slot>,
 }
 
 #[derive(Default)]
@@ -80,12 +82,18 @@ impl Takeovers {
         *known = known_to.max(*known);
     }
 
-    /// A campaign begins, and requests the rows from `from` on from every acceptor. Slots already reported to the
-    /// proposer as chosen are not read again, and not proposed again.
-    pub(crate) fn campaign(&mut self, proposer: usize, ballot: Ballot, from: Slot) {
+    /// A campaign begins. Its links may open later, and further slots may be reported until then.
+    pub(crate) fn begins(&mut self, proposer: usize, ballot: Ballot) {
         let known = self.known.get(&proposer).copied().unwrap_or_default();
+        self.began.insert(ballot, known);
+    }
+
+    /// A campaign requests the rows from `from` on from every acceptor. Slots reported to the proposer as chosen before the
+    /// campaign are not read again, and not proposed again.
+    pub(crate) fn campaign(&mut self, proposer: usize, ballot: Ballot, from: Slot) {
+        let known = self.began.get(&ballot).copied().unwrap_or_default();
         assert!(
-            from >= known || self.campaigns.contains_key(&ballot),
+            from >= known,
             "proposer {proposer} asks for promises from {from} on, although acceptors reported every slot below {known} as chosen"
         );
         let campaign = self.campaigns.entry(ballot).or_insert_with(|| CampaignSeen {

@@ -61,6 +61,8 @@ pub(crate) struct AcceptorProcess {
     pub(crate) lost: Option<Lost>,
     /// The right disk with the statements made there, while the process runs on an older copy.
     pub(crate) right: Option<(Disk, Said)>,
+    /// The disk before its log ended early. The process does not start any more.
+    pub(crate) before_the_end: Option<Box<Disk>>,
     /// The process has run on an older copy. From then on, messages of earlier processes no longer arrive.
     pub(crate) went_back: bool,
     /// Proposers that have opened a link since then.
@@ -127,6 +129,7 @@ impl AcceptorProcess {
             copy: None,
             lost: None,
             right: None,
+            before_the_end: None,
             went_back: false,
             linked: BTreeSet::new(),
         }
@@ -155,8 +158,9 @@ impl AcceptorProcess {
 
     /// Whether the acceptor's statements cover a slot. The right disk stands for a lost one.
     pub(crate) fn covers(&self, slot: Slot, chosen_at: Ballot) -> bool {
-        let right = self.right.as_ref();
-        self.disk.covers(slot, chosen_at) || right.is_some_and(|(disk, _)| disk.covers(slot, chosen_at))
+        let right = self.right.as_ref().map(|(disk, _)| disk);
+        let mut right = right.into_iter().chain(self.before_the_end.as_deref());
+        self.disk.covers(slot, chosen_at) || right.any(|disk| disk.covers(slot, chosen_at))
     }
 
     pub(crate) fn describe(&self) -> String {

@@ -4,7 +4,7 @@ use paxos_common::paxos::{ballot::Ballot, proposer::Scan};
 use rand::RngExt as _;
 
 use super::{
-    knobs::{LEADER_TIMEOUT, MILLISECOND},
+    knobs::MILLISECOND,
     network::{Message, Node},
     world::{Happening, World, micros},
 };
@@ -16,7 +16,9 @@ impl World<'_> {
             return;
         }
         self.report_now(proposer);
-        let every = self.proposers[proposer].clock.takes(micros(LEADER_TIMEOUT) / 4);
+        let every = self.proposers[proposer]
+            .clock
+            .takes(micros(self.knobs.leader_timeout) / 4);
         self.plan(self.now + every, Happening::ReportDue { proposer, run });
     }
 

@@ -170,9 +170,10 @@ impl World<'_> {
         for stream in ended {
             self.close_here(stream);
         }
+        let within = if self.is_hasty() { 1 } else { 10 };
         for acceptor in links {
             if !self.proposers[proposer].open.contains(&acceptor) {
-                self.plan_within(10 * MILLISECOND, Happening::LinkOpened { acceptor, proposer });
+                self.plan_within(within * MILLISECOND, Happening::LinkOpened { acceptor, proposer });
             }
         }
     }

@@ -14,7 +14,6 @@ use paxos_common::paxos::{
 use super::{
     acceptors::{AcceptorProcess, stream_id},
     invariants::watermarks_are_true::Watermarks,
-    knobs::LEADER_TIMEOUT,
     network::{Message, Node},
     world::{Happening, Time, World, uuid},
 };
@@ -203,7 +202,7 @@ impl World<'_> {
             let silent =
                 here.filter_map(|(&id, _)| Some(process.detector.as_ref()?.stream(stream_id(id), now)?.1));
             heard.silent = silent.min().unwrap_or(heard.silent).min(heard.silent);
-            if heard.silent < LEADER_TIMEOUT {
+            if heard.silent < self.knobs.leader_timeout {
                 heard.ended = None;
             }
         }

@@ -264,6 +264,7 @@ impl World<'_> {
         };
         self.handle(proposer, introduced);
         self.handle(proposer, Event::Opened(uuid(acceptor)));
+        self.tamper_with_late_link(proposer, acceptor);
         if self.stamp(Node::Acceptor(acceptor)).map(|(run, _)| run) != shown {
             // The first answer shows that the acceptor has restarted since.
             self.plan_within(20 * MILLISECOND, Happening::LinkClosed { acceptor, proposer });

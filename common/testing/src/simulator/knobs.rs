@@ -11,12 +11,14 @@ use rand::{RngExt as _, rngs::StdRng};
 
 use super::world::Time;
 
-/// The leader timeout L.
+/// The usual leader timeout L.
 pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_millis(200);
 
 pub(crate) const MILLISECOND: Time = 1_000;
 
 pub(crate) struct Knobs {
+    /// The leader timeout L.
+    pub(crate) leader_timeout: Duration,
     pub(crate) quorums: Quorums,
     pub(crate) proposers: usize,
     pub(crate) learners: usize,
@@ -110,6 +112,7 @@ impl Knobs {
         let damage = spare > 0 && rng.random_bool(0.15);
         let disk_max = pick(rng, &[300, 2_000, 20_000]);
         Self {
+            leader_timeout: LEADER_TIMEOUT,
             quorums,
             proposers: rng.random_range(2..=3),
             learners: rng.random_range(1..=3),

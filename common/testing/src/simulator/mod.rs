@@ -4,7 +4,7 @@
 //! next step, so a seed is a schedule. The invariants see every step, and panic when broken. A run has two parts:
 //! faults for some simulated seconds, then a healed network with required progress.
 //!
-//! In a third of the runs, an operator asks for one to three changes of members, among five machines: members are replaced, added
+//! In a third of the runs, an operator asks for two or three changes of members, among five machines: members are replaced, added
 //! and removed, and the quorums change. At the end, every process works with the latest configuration.
 
 mod acceptors;
@@ -12,6 +12,7 @@ mod answers;
 mod asking;
 mod bugs;
 mod calls;
+mod change_faults;
 mod changes;
 mod clients;
 mod clock;

@@ -12,6 +12,7 @@ use paxos_common::paxos::{
     message::Prepare,
     proposer::{Event, Pending, Phase, Proposer, RequestId, Scan, Settings, Timer},
     slot::Slot,
+    value::Value,
 };
 use rand::RngExt as _;
 
@@ -20,7 +21,7 @@ use super::{
     clock::Clock,
     introductions::Introductions,
     invariants::watermarks_are_true::Watermarks,
-    knobs::{LEADER_TIMEOUT, MILLISECOND},
+    knobs::MILLISECOND,
     log::Happened,
     network::{Message, Node},
     statistics::Counted,
@@ -133,7 +134,7 @@ impl World<'_> {
             Arc::from(format!("proposer {proposer}")),
             configuration,
             Settings {
-                leader_timeout: LEADER_TIMEOUT,
+                leader_timeout: self.knobs.leader_timeout,
                 limits: self.knobs.limits.clone(),
             },
         ));
@@ -142,7 +143,10 @@ impl World<'_> {
         for acceptor in 0..self.acceptors.len() {
             self.plan_within(20_000, Happening::LinkOpened { acceptor, proposer });
         }
-        self.plan_within(micros(LEADER_TIMEOUT) / 4, Happening::ReportDue { proposer, run });
+        self.plan_within(
+            micros(self.knobs.leader_timeout) / 4,
+            Happening::ReportDue { proposer, run },
+        );
     }
 
     pub(crate) fn crash_proposer(&mut self, proposer: usize) {
@@ -323,6 +327,16 @@ impl World<'_> {
         self.tamper_with_force(proposer, &event);
         let mut event = self.tamper_with_event(proposer, event);
         self.tamper_with_eras(&mut event);
+        self.drive(proposer, |core| core.handle(event));
+    }
+
+    /// A leader proposes a change of members at once.
+    pub(crate) fn propose_change(&mut self, proposer: usize, change: Value) {
+        self.drive(proposer, |core| core.propose_change(change));
+    }
+
+    /// Sets the clock of the core, has the core act, and carries out the effects.
+    fn drive(&mut self, proposer: usize, act: impl FnOnce(&mut Proposer)) {
         let process = &mut self.proposers[proposer];
         let before = process.doing();
         let Some(core) = &mut process.core else { return };
@@ -330,11 +344,11 @@ impl World<'_> {
         core.at(now);
         if let Some(stopped_at) = process.stopped_at.take() {
             let lasted = now.saturating_sub(process.clock.read(stopped_at));
-            if lasted > LEADER_TIMEOUT / 4 {
+            if lasted > self.knobs.leader_timeout / 4 {
                 core.stood_still(lasted);
             }
         }
-        core.handle(event);
+        act(core);
         let effects = core.take_effects();
         self.phase_changed(proposer, before);
         self.perform(proposer, effects);
@@ -381,6 +395,7 @@ impl World<'_> {
         match after {
             Doing::Campaigning(ballot) => {
                 self.invariants.ballots.campaign(ballot);
+                self.invariants.takeovers.begins(proposer, ballot);
                 self.statistics.count(Counted::Campaigns);
                 self.note(|| format!("proposer {proposer} campaigns at {ballot}"));
             }

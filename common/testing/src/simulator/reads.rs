@@ -16,7 +16,6 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
-    knobs::LEADER_TIMEOUT,
     network::{Message, Node},
     statistics::Counted,
     world::{Happening, Time, World, micros, uuid},
@@ -98,7 +97,7 @@ impl World<'_> {
             if self.rng.random_bool(0.05) && self.healed_at.is_none() {
                 let read = ReadId(read);
                 let abandoned = Happening::ReadAbandoned { learner, run, read };
-                self.plan_within(2 * micros(LEADER_TIMEOUT), abandoned);
+                self.plan_within(2 * micros(self.knobs.leader_timeout), abandoned);
             }
         }
         self.tell_readers(learner, ReadEvent::Asked { from, to });
@@ -201,7 +200,7 @@ impl World<'_> {
                         run,
                         generation,
                     };
-                    self.plan(self.now + micros(LEADER_TIMEOUT) * clock / 100, limit);
+                    self.plan(self.now + micros(self.knobs.leader_timeout) * clock / 100, limit);
                 }
                 ReadEffect::Fill(to) => {
                     if to > self.invariants.chosen.prefix() {

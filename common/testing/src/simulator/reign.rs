@@ -7,7 +7,6 @@ use paxos_common::paxos::{
 
 use super::{
     acceptors::stream_id,
-    knobs::LEADER_TIMEOUT,
     world::{Time, World, micros},
 };
 
@@ -27,7 +26,7 @@ impl World<'_> {
     pub(crate) fn note_hearing(&mut self, acceptor: usize, ballot: Ballot) {
         let now = self.now;
         let hearing = &mut self.acceptors[acceptor].hearing;
-        let has_gap = now - hearing.last > micros(LEADER_TIMEOUT) * 3 / 4;
+        let has_gap = now - hearing.last > micros(self.knobs.leader_timeout) * 3 / 4;
         if ballot > hearing.ballot || (ballot == hearing.ballot && has_gap) {
             *hearing = Hearing {
                 ballot,
@@ -86,8 +85,8 @@ impl World<'_> {
                     && is_open
                     && takes_it
                     && process.lost.is_none()
-                    && self.now - hearing.since > Time::from(HEARD_FOR) * micros(LEADER_TIMEOUT)
-                    && self.now - hearing.last < micros(LEADER_TIMEOUT) * 3 / 4
+                    && self.now - hearing.since > Time::from(HEARD_FOR) * micros(self.knobs.leader_timeout)
+                    && self.now - hearing.last < micros(self.knobs.leader_timeout) * 3 / 4
             });
             let heard_by = heard_by.count();
             assert!(

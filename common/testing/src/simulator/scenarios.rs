@@ -3,7 +3,7 @@
 //! Random faults seldom test two rules: a leader that is alive and slow must stay, and a dead leader must be replaced
 //! in time. In each scenario proposer 0 leads when the fault begins, two seconds after the start.
 
-use paxos_common::paxos::{proposer::Limits, quorum::Quorums};
+use paxos_common::paxos::{era::Era, proposer::Limits, quorum::Quorums};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::bug::Bug;
 
+mod members;
 mod table;
 
 #[allow(unused_imports, reason = "the example names only one of them")]

@@ -94,6 +94,7 @@ pub enum Counted {
     AcceptorsCame,
     ChangesAsked,
     ChangesDone,
+    ChangesHurried,
     ChangesRefused,
     ChangesUnknown,
     DisksEmptied,
@@ -107,7 +108,7 @@ pub enum Counted {
 }
 
 impl Counted {
-    pub const ALL: [Self; 98] = [
+    pub const ALL: [Self; 99] = [
         Self::AcceptorsCrashed,
         Self::AcceptorsRefused,
         Self::AcceptorsStopped,
@@ -196,6 +197,7 @@ impl Counted {
         Self::AcceptorsCame,
         Self::ChangesAsked,
         Self::ChangesDone,
+        Self::ChangesHurried,
         Self::ChangesRefused,
         Self::ChangesUnknown,
         Self::DisksEmptied,

@@ -12,7 +12,7 @@ use paxos_common::paxos::{
 use rand::RngExt as _;
 
 use super::{
-    knobs::{LEADER_TIMEOUT, MILLISECOND},
+    knobs::MILLISECOND,
     network::{Message, Node},
     world::{Happening, Time, World, micros, uuid},
 };
@@ -320,8 +320,8 @@ impl World<'_> {
         };
         stream.open_there = true;
         let (acceptor, ballot) = (stream.acceptor, stream.ballot);
+        let interval = Some(self.knobs.leader_timeout / 4);
         self.detect(acceptor, |detector, now| {
-            let interval = Some(LEADER_TIMEOUT / 4);
             detector.opened(super::acceptors::stream_id(id), ballot, interval, now);
         });
         self.stream_send(id, false, Message::Opened);
@@ -333,7 +333,9 @@ impl World<'_> {
             return;
         };
         let acceptor = stream.acceptor;
-        let every = self.acceptors[acceptor].clock.takes(micros(LEADER_TIMEOUT) / 4);
+        let every = self.acceptors[acceptor]
+            .clock
+            .takes(micros(self.knobs.leader_timeout) / 4);
         self.plan(self.now + every, Happening::AliveDue { stream: id, acceptor });
     }
 

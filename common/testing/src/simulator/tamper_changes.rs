@@ -9,13 +9,16 @@ use bytes::Bytes;
 use paxos_common::paxos::{
     ballot::Ballot,
     message::{Accept, AcceptAnswer, PromisePage, Row, VoteRange},
-    proposer::{Event, Lead, Phase, Proposer},
+    proposer::{ChangeStage, Event, Lead, Phase, Proposer},
     quorum::Configuration,
     slot::Slot,
     value::Value,
 };
 
-use super::{invariants::eras_are_kept::place, world::World};
+use super::{
+    invariants::eras_are_kept::place,
+    world::{World, uuid},
+};
 use crate::bug::Bug;
 
 /// Memory of the tampering with changes.
@@ -155,6 +158,16 @@ impl World<'_> {
             let next = Arc::clone(next);
             self.handle(proposer, Event::LaterConfiguration(next));
         }
+    }
+
+    /// Whether a leader has a snapshot brought to joiners alone, and only while it copies.
+    pub(crate) fn skips_snapshot(&self, proposer: usize, receiver: usize) -> bool {
+        let core = self.proposers[proposer].core.as_ref();
+        let is_served = core.is_some_and(|core| {
+            let is_joiner = !core.configuration().members().contains_key(&uuid(receiver));
+            is_joiner && matches!(core.change_stage(), Some(ChangeStage::Copying { .. }))
+        });
+        self.tampering.has(Bug::SnapshotsForJoinersAlone) && !is_served
     }
 
     /// An Accept of a leader with a change.

@@ -9,13 +9,12 @@ use paxos_common::paxos::{
     ballot::Ballot,
     identity::AcceptorUuid,
     message::{Accept, HeardProposer, ReportAnswer},
-    proposer::{Event, RequestId},
+    proposer::{Event, Phase, Proposer, RequestId},
     slot::Slot,
 };
 
 use super::{
     hearing::is_beat,
-    knobs::LEADER_TIMEOUT,
     network::{Message, Node},
     world::{Happening, Time, World, micros, uuid},
 };
@@ -112,30 +111,26 @@ impl World<'_> {
                 .get(&(Node::Acceptor(acceptor), Node::Proposer(proposer)));
             cut.is_some_and(|&until| until > self.now)
         });
-        let word = || ReportAnswer {
-            heard: HeardProposer {
-                ballot: Ballot::ZERO,
-                address: "".into(),
-                silent: Duration::ZERO,
-                ended: None,
-                resigned: false,
-                work: 0,
-            },
-            promised: Ballot::ZERO,
-            waiting: Duration::ZERO,
-            slowest_commit: Duration::ZERO,
-            has_space: true,
-            known_to: Slot::ZERO,
-            voted_to: Slot::ZERO,
-            trimmed_to: Slot::ZERO,
-            state_bytes: 0,
-        };
         let said = silent.map(|acceptor| Event::Reported {
             acceptor: uuid(acceptor),
             sent,
-            answer: word(),
+            answer: nothing_heard(),
         });
         said.collect()
+    }
+
+    /// The link of a candidate to an acceptor is open: the acceptor is taken to hear no proposer.
+    pub(crate) fn tamper_with_late_link(&mut self, proposer: usize, acceptor: usize) {
+        let process = &self.proposers[proposer];
+        let core = process.core.as_ref().map(Proposer::phase);
+        if self.tampering.has(Bug::LateLinkAsksForPromise) && matches!(core, Some(Phase::Campaigning(_))) {
+            let reported = Event::Reported {
+                acceptor: uuid(acceptor),
+                sent: process.clock.read(self.now),
+                answer: nothing_heard(),
+            };
+            self.handle(proposer, reported);
+        }
     }
 
     /// A command was forwarded.
@@ -166,8 +161,23 @@ impl World<'_> {
             self.stream_send(stream, true, Message::Accept(beat, Default::default()));
         }
         self.plan(
-            self.now + micros(LEADER_TIMEOUT) / 4,
+            self.now + micros(self.knobs.leader_timeout) / 4,
             Happening::BeatOn { proposer, run },
         );
+    }
+}
+
+/// The report of an acceptor that has heard of no proposer.
+fn nothing_heard() -> ReportAnswer {
+    ReportAnswer {
+        heard: HeardProposer::none(),
+        promised: Ballot::ZERO,
+        waiting: Duration::ZERO,
+        slowest_commit: Duration::ZERO,
+        has_space: true,
+        known_to: Slot::ZERO,
+        voted_to: Slot::ZERO,
+        trimmed_to: Slot::ZERO,
+        state_bytes: 0,
     }
 }

@@ -60,7 +60,8 @@ impl World<'_> {
             )
         });
         self.crash(Node::Acceptor(acceptor));
-        self.acceptors[acceptor].disk = copy;
+        let process = &mut self.acceptors[acceptor];
+        process.before_the_end = Some(Box::new(std::mem::replace(&mut process.disk, copy)));
     }
 
     /// A sync failed: from here on the disk itself has a hole, although the kernel shows the written data.

@@ -143,7 +143,7 @@ impl World<'_> {
             joiner,
         };
         self.plan_within(400 * MILLISECOND, brought);
-        if self.trims.is_none() {
+        if self.trims.is_none() || self.skips_snapshot(proposer, joiner) {
             return;
         }
         let at = self.now + self.trims_delay(200);

@@ -1,6 +1,6 @@
 //! The scenarios, each with its bound.
 
-use super::*;
+use super::{members, *};
 
 const USUAL: (usize, usize, usize) = (3, 2, 2);
 const FIVE: (usize, usize, usize) = (5, 3, 3);
@@ -10,7 +10,7 @@ pub const FLEXIBLE: [(usize, usize, usize); 6] =
     [(4, 3, 2), (4, 2, 3), (5, 3, 3), (5, 4, 2), (3, 3, 1), (3, 1, 3)];
 
 /// The usual: two proposers, three acceptors, and nothing special.
-const PLAIN: Scenario = Scenario {
+pub(super) const PLAIN: Scenario = Scenario {
     name: "",
     quorums: USUAL,
     proposers: 2,
@@ -27,7 +27,7 @@ const PLAIN: Scenario = Scenario {
 const AFTER_DEATH: Time = 100 * MILLISECOND;
 
 /// Limit of the time to replace a silent leader: L, a random L, and one more report, with clocks wrong by a quarter.
-const AFTER_SILENCE: Time = 600 * MILLISECOND;
+pub(super) const AFTER_SILENCE: Time = 600 * MILLISECOND;
 
 /// Time until a deaf proposer gives way: D, on a clock slow by a quarter, and a round of heartbeats.
 const ABSENT: Time = 2_600 * MILLISECOND;
@@ -458,43 +458,8 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         ..PLAIN
     },
-    Scenario {
-        name: "a member is replaced",
-        changes: true,
-        script: &[Step(0, |world| world.replace(2))],
-        check: |log| {
-            changed_within(log, 2 * SECOND)?;
-            leaders_at_most(log, 1)?;
-            let gap = log.longest_gap(BEGIN, answered);
-            expect(gap <= 300 * MILLISECOND, || format!("no answer for {gap} µs"))
-        },
-        ..PLAIN
-    },
-    Scenario {
-        name: "a member is replaced while the new acceptor stands still",
-        changes: true,
-        script: &[Step(0, |world| {
-            world.replace(2);
-            world.stop(Node::Acceptor(3), 30 * SECOND);
-        })],
-        lasts: 20 * SECOND,
-        check: |log| {
-            nothing_changes(log)?;
-            let refused = log.first(BEGIN, |happened| *happened == Happened::ChangeRefused);
-            expect(refused.is_some(), || "the change is not given up".to_owned())?;
-            let gap = log.longest_gap(BEGIN, answered);
-            expect(gap <= 300 * MILLISECOND, || format!("no answer for {gap} µs"))
-        },
-        ..PLAIN
-    },
-    Scenario {
-        name: "the leader dies while a member is replaced",
-        changes: true,
-        script: &[
-            Step(0, |world| world.replace(2)),
-            Step(300 * MILLISECOND, |world| world.crash_proposer(0)),
-        ],
-        check: |log| replaced_within(log, 300 * MILLISECOND, AFTER_SILENCE),
-        ..PLAIN
-    },
+    members::REPLACED,
+    members::REPLACED_BY_A_SILENT_ONE,
+    members::LEADER_CUT_OFF_AT_THE_SWITCH,
+    members::LEADER_DIES,
 ];
