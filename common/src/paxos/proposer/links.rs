@@ -94,7 +94,7 @@ impl Proposer {
         matches!(self.phase, Phase::Campaigning(_)) && lasted >= self.settings.leader_timeout
     }
 
-    /// An acceptor has reported. With a late link, the acceptor is asked for a promise now, unless a later proposer lives.
+    /// An acceptor has reported. If its link is late, the candidate asks for a promise now, unless a later proposer lives.
     pub(super) fn late_link_reported(&mut self, acceptor: AcceptorUuid) {
         let report = self.reports.get(&acceptor).filter(|report| self.is_fresh(report));
         let (Some(report), Phase::Campaigning(campaign)) = (report, &self.phase) else {
