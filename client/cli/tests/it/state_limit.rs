@@ -25,7 +25,17 @@ async fn registers_at_the_limit_refuse_puts_and_elections_go_on_until_registers_
     assert!(text.contains("--state-bytes-max"), "{text}");
 
     // An election that has no holder yet has one now, at the limit, although another new register is refused.
-    let won = call(&["elect", "leader-of-jobs", "--as", "node-1", "--", "true"]).await;
+    let elect = [
+        "elect",
+        "leader-of-jobs",
+        "--as",
+        "node-1",
+        "--timeout",
+        "60s",
+        "--acceptors",
+        &urls,
+    ];
+    let won = run(&[&elect[..], &["--", "true"]].concat()).await;
     assert!(won.status.success(), "elections go on: {}", stderr(&won));
     let other = call(&["put", "other", "value"]).await;
     assert_eq!(other.status.code(), Some(69), "{}", stderr(&other));
