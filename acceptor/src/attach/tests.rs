@@ -207,3 +207,63 @@ fn roster_is_bounded_and_one_address_has_half() {
     drop(greedy);
     assert!(roster.lock().owned.is_empty());
 }
+
+/// The report of a learner of this protocol version with these digests, at the last of their slots.
+fn digests(peer: u64, protocol_version: u32, slots: &[u64]) -> pb::AttachRequest {
+    let digest = |to: &u64| pb::Digest {
+        to: *to,
+        digest: vec![8; 32].into(),
+        state: vec![7; 16].into(),
+    };
+    let progress = pb::LearnerProgress {
+        applied_to: *slots.last().unwrap(),
+        digests: slots.iter().rev().map(digest).collect(),
+        ..Default::default()
+    };
+    let caller = pb::Caller {
+        protocol_version,
+        ..Default::default()
+    };
+    pb::AttachRequest {
+        caller: Some(caller),
+        progress: Some(pb::attach_request::Progress::Learner(progress)),
+        ..report(peer, "")
+    }
+}
+
+#[test]
+fn snapshot_of_a_learner_needs_the_proof_of_another_learner_that_passed_its_end() {
+    let roster = Arc::new(Roster::new(RESTART_MAX));
+    let (sender, other) = (roster.attach(None).unwrap(), roster.attach(None).unwrap());
+    let prove = |to, state: u8| {
+        let digest = ReportedDigest {
+            to: Slot::new(to).unwrap(),
+            log: vec![8; 32].into(),
+            state: vec![state; 16].into(),
+        };
+        roster.prove(&digest, 1)
+    };
+    sender.report(digests(1, CHANGES_VERSION, &[32, 64]));
+    // A single learner proves itself.
+    assert_eq!(prove(63, 9), SnapshotProof::NoWitness);
+    assert_eq!(prove(64, 9), SnapshotProof::contradicted(&roster.learners()[0]));
+    for slots in [[32, 40], [64, 70], [96, 100]] {
+        other.report(digests(2, CHANGES_VERSION, &slots));
+    }
+    sender.report(digests(1, CHANGES_VERSION, &[96, 128]));
+    // These reports are not the latest any more.
+    assert_eq!(prove(64, 7), SnapshotProof::Proved);
+    assert_eq!(prove(64, 9), SnapshotProof::contradicted(&roster.learners()[1]));
+    assert_eq!(prove(63, 7), SnapshotProof::Missing);
+    // The sender has not shown that it would end its snapshots elsewhere.
+    sender.report(digests(1, CHANGES_VERSION - 1, &[96, 128]));
+    assert_eq!(prove(63, 7), SnapshotProof::NoWitness);
+    drop(sender);
+    assert_eq!(prove(63, 7), SnapshotProof::NoWitness);
+    let sender = roster.attach(None).unwrap();
+    sender.report(digests(1, CHANGES_VERSION, &[96, 128]));
+    assert_eq!(prove(63, 7), SnapshotProof::Missing);
+    // Only attached learners count.
+    drop(other);
+    assert_eq!(prove(63, 7), SnapshotProof::NoWitness);
+}
