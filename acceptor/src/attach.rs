@@ -10,14 +10,11 @@ use std::{
 use paxos_common::{
     paxos::slot::Slot,
     service::server::{may_take, owner_of},
-    wire::{CHANGES_VERSION, TRIMS_VERSION, heard::millis},
+    wire::{TRIMS_VERSION, heard::millis},
 };
 use paxos_proto::v1 as pb;
 
-use crate::{
-    digest_memory::{DigestMemory, SnapshotProof},
-    trim_policy::{LearnerReport, ReportedDigest, contradicting},
-};
+use crate::trim_policy::{LearnerReport, ReportedDigest};
 
 /// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
 /// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at
@@ -49,8 +46,6 @@ struct RosterContent {
     departed: VecDeque<Departed>,
     /// Every peer departed within the longest restart, with or without a leaving report; the latest first.
     left: VecDeque<Departed>,
-    /// The digests of learners, also of earlier reports.
-    digests: DigestMemory,
 }
 
 #[derive(Debug)]
@@ -142,23 +137,6 @@ impl Roster {
         attached.chain(left).collect()
     }
 
-    /// What the reports of learners say about a snapshot of learner `sender` with this digest at its end. A snapshot of a
-    /// release that ends its snapshots anywhere may have no proof, and so may a snapshot of a caller that is no learner.
-    pub(crate) fn prove(&self, digest: &ReportedDigest, sender: u64) -> SnapshotProof {
-        let learners = self.learners();
-        if let Some(learner) = contradicting(&learners, digest) {
-            return SnapshotProof::contradicted(learner);
-        }
-        let others = learners
-            .iter()
-            .filter(|learner| learner.is_attached && learner.peer != sender);
-        let content = self.lock();
-        match content.digests.look(digest, others) {
-            SnapshotProof::Missing if !content.ends_where_others_report(sender) => SnapshotProof::NoWitness,
-            proof => proof,
-        }
-    }
-
     /// The address of a peer of a release that knows no trimmed log, attached or departed within the longest restart.
     pub(crate) fn older_peer(&self) -> Option<String> {
         let mut content = self.lock();
@@ -206,18 +184,17 @@ impl Roster {
     }
 }
 
-fn read_digest(digest: pb::Digest) -> Option<ReportedDigest> {
-    Some(ReportedDigest {
-        to: Slot::new(digest.to).ok()?,
-        log: digest.digest,
-        state: digest.state,
-    })
-}
-
 /// The report of a learner; none for another peer.
 fn learner_report(report: pb::AttachRequest, is_attached: bool) -> Option<LearnerReport> {
     let Some(pb::attach_request::Progress::Learner(progress)) = report.progress else {
         return None;
+    };
+    let digest = |digest: pb::Digest| {
+        Some(ReportedDigest {
+            to: Slot::new(digest.to).ok()?,
+            log: digest.digest,
+            state: digest.state,
+        })
     };
     Some(LearnerReport {
         peer: report.peer,
@@ -227,7 +204,7 @@ fn learner_report(report: pb::AttachRequest, is_attached: bool) -> Option<Learne
         installing_to: Slot::new(progress.installing_to)
             .ok()
             .filter(|to| *to > Slot::ZERO),
-        digests: progress.digests.into_iter().filter_map(read_digest).collect(),
+        digests: progress.digests.into_iter().filter_map(digest).collect(),
     })
 }
 
@@ -265,35 +242,6 @@ impl RosterContent {
         }
     }
 
-    /// Keeps the digests of a learner's report.
-    fn keep_digests(&mut self, report: &pb::AttachRequest) {
-        let Some(pb::attach_request::Progress::Learner(progress)) = &report.progress else {
-            return;
-        };
-        let digests: Vec<_> = progress.digests.iter().cloned().filter_map(read_digest).collect();
-        let peers = &self.peers;
-        let is_attached = |peer| {
-            peers
-                .values()
-                .flatten()
-                .any(|attached| attached.report.peer == peer)
-        };
-        self.digests.reported(report.peer, &digests, is_attached);
-    }
-
-    /// Whether a learner of this number is attached, of a release that ends its snapshots where other learners report
-    /// digests.
-    fn ends_where_others_report(&self, peer: u64) -> bool {
-        let mut attached = self.peers.values().flatten();
-        attached.any(|attached| {
-            let report = &attached.report;
-            let caller = report.caller.as_ref();
-            report.role() == pb::Role::Learner
-                && report.peer == peer
-                && caller.is_some_and(|caller| caller.protocol_version >= CHANGES_VERSION)
-        })
-    }
-
     fn is_attached(&self, report: &pb::AttachRequest) -> bool {
         let mut attached = self.peers.values().flatten();
         attached.any(|attached| attached.is_of(report))
@@ -321,7 +269,6 @@ impl Attachment {
         let mut content = self.roster.lock();
         content.departed.retain(|departed| !departed.last.is_of(&report));
         content.left.retain(|left| !left.last.is_of(&report));
-        content.keep_digests(&report);
         let at = Instant::now();
         content.peers.insert(self.key, Some(Attached { report, at }));
     }

@@ -12,7 +12,6 @@ mod attach;
 mod commits;
 mod config;
 mod damage;
-mod digest_memory;
 mod hearing;
 mod inbox;
 mod metrics;

@@ -110,15 +110,6 @@ def uploads_cost(trial):
     compare_costs(trial, retain="64MiB", registers=REGISTERS, throughput_min=THROUGHPUT_MIN_UPLOADS)
 
 
-def processor_time(numbers):
-    """Processor time of each operation by kind of process, in microseconds."""
-    total = {}
-    for process in numbers["processes"]:
-        kind = "+".join(process["roles"])
-        total[kind] = total.get(kind, 0) + process["cpu_us_for_each_operation"]
-    return ", ".join(f"{kind} {micros:.1f}" for kind, micros in sorted(total.items()))
-
-
 def compare_costs(trial, retain, registers, throughput_min):
     """Measures clusters that trim and clusters that keep the whole log, in turns, with this many registers of 1 MiB."""
     measured = {"trims": [], "whole log": []}
@@ -141,7 +132,7 @@ def compare_costs(trial, retain, registers, throughput_min):
                 measured[name].append((numbers["per_second"], numbers["latency_ms"]["p99"]))
                 trial.say(
                     f"{name}: {numbers['per_second']:.0f} a second, p99 {numbers['latency_ms']['p99']} ms, "
-                    f"{kept} snapshots kept by a1; us of processor time: {processor_time(numbers)}"
+                    f"{kept} snapshots kept by a1"
                 )
                 if name == "trims":
                     trial.right(kept > 1, f"a1 kept {kept} snapshots meanwhile")

@@ -20,7 +20,6 @@ use crate::{
     knowledge::{KeptView, Knowledge},
     progress::{Mark, Progress},
     record::{Decoded, Record, TooOld, read_commands},
-    snapshot_end::SnapshotEnd,
     store::Transaction,
     trace::ValueTracer,
 };
@@ -53,7 +52,7 @@ pub(crate) struct Applier {
     pub(crate) applied: watch::Sender<Progress>,
     /// To the disk.
     pub(crate) transactions: mpsc::Sender<Transaction>,
-    /// Requests to keep the state between two slots, for a snapshot. Served one after another.
+    /// Requests to keep the state between two batches, for a snapshot.
     pub(crate) views: mpsc::Receiver<oneshot::Sender<KeptView>>,
     /// Usually [`COMMIT_INTERVAL`].
     pub(crate) commit_interval: Duration,
@@ -122,19 +121,14 @@ impl Applier {
         let mut eras = self.cluster.follow();
         let mut wanted_to = self.knowledge.follow_wanted();
         let mut alarm = Alarm::new();
-        let mut end = SnapshotEnd::new(Instant::now());
         loop {
-            if let Some(view) = end.stands(Instant::now()) {
-                self.keep(view);
-            }
             let era = eras.borrow_and_update().era();
             let is_due = pace.is_due(&gathered, *wanted_to.borrow_and_update(), era, Instant::now());
             let due_at = (!is_due && !gathered.records.is_empty()).then_some(pace.next_at);
-            let wake_at = [due_at, end.due_at()].into_iter().flatten().min();
             tokio::select! {
                 // Cancel safe: a batch not returned stays queued.
                 batch = learned.recv(), if gathered.has_room() => match batch {
-                    Some(batch) => self.apply(batch, &mut gathered, &mut end).map_err(too_old)?,
+                    Some(batch) => self.apply(batch, &mut gathered).map_err(too_old)?,
                     None => break,
                 },
                 // Cancel safe: nothing is sent before the permit is granted.
@@ -148,9 +142,12 @@ impl Applier {
                     Err(_) => return Ok(()),
                 },
                 // Cancel safe: a request not received stays queued.
-                Some(view) = self.views.recv(), if !end.is_wanted() => end.wanted(view, Instant::now()),
+                Some(view) = self.views.recv() => {
+                    // A caller that gave up meanwhile drops the kept state.
+                    let _ = view.send(self.knowledge.keep(self.progress.latest()));
+                }
                 // Only waits.
-                () = alarm.wait_until(wake_at) => {}
+                () = alarm.wait_until(due_at) => {}
                 // Only waits. No error: `self` has the sender.
                 _ = wanted_to.changed() => {}
                 // As above.
@@ -164,14 +161,8 @@ impl Applier {
         Ok(())
     }
 
-    fn apply(
-        &mut self,
-        batch: Batch,
-        gathered: &mut Gathered,
-        end: &mut SnapshotEnd<oneshot::Sender<KeptView>>,
-    ) -> Result<(), TooOld> {
+    fn apply(&mut self, batch: Batch, gathered: &mut Gathered) -> Result<(), TooOld> {
         let mut spans = Vec::new();
-        let now = Instant::now();
         for (slot, value) in batch {
             spans.extend(self.values.begin("learner.apply", slot, &value));
             let Decoded {
@@ -194,20 +185,11 @@ impl Applier {
             let mark = self.progress.pass(slot, &record.value, Some(state));
             gathered.marks.extend(mark);
             gathered.records.push(record);
-            if let Some(view) = end.passes(self.progress.applied_to(), now) {
-                self.keep(view);
-            }
         }
         self.applied.send_replace(self.progress.clone());
         // Readers see the batch only now.
         drop(spans);
         Ok(())
-    }
-
-    /// Keeps the present state.
-    fn keep(&self, view: oneshot::Sender<KeptView>) {
-        // A caller that gave up meanwhile drops the kept state.
-        let _ = view.send(self.knowledge.keep(self.progress.latest()));
     }
 
     /// Counts a value that no state machine can apply. Only the first is logged: its writer can write many more.

@@ -26,14 +26,13 @@ use super::{
     seed::read_seed,
 };
 use crate::{
-    digest_memory::SnapshotProof,
     snapshot::{IncomingSnapshot, UploadError},
     snapshot_change::{SnapshotChange, SnapshotUnchanged},
     store::{
         Reader, left_by_uploads,
         snapshots::{KeptSnapshots, SnapshotId},
     },
-    trim_policy::{ReportedDigest, SnapshotWish},
+    trim_policy::{ReportedDigest, SnapshotWish, contradicting},
     trim_task::ask,
 };
 
@@ -61,7 +60,6 @@ pub(super) async fn keep<R: Reader>(
         ArrivingId {
             id,
             cluster: seed.cluster,
-            peer: begin.peer,
             seed: Some(seed),
         }
     } else {
@@ -69,7 +67,6 @@ pub(super) async fn keep<R: Reader>(
         ArrivingId {
             id: read_id(begin.id.as_ref())?,
             cluster: inner.shared.formed().ok_or_else(status::stopping)?,
-            peer: begin.peer,
             seed: None,
         }
     };
@@ -96,8 +93,6 @@ pub(super) async fn keep<R: Reader>(
 struct ArrivingId {
     id: SnapshotId,
     cluster: ClusterId,
-    /// Number of the sending learner; 0: not known.
-    peer: u64,
     /// Set for the seed of a cluster to be formed.
     seed: Option<Seed>,
 }
@@ -257,9 +252,9 @@ impl<R: Reader> Inner<R> {
         )))
     }
 
-    /// Refuses a snapshot that contradicts a digest of an attached learner at the same slot, a snapshot that another learner
-    /// does not prove although it passed the end, and every snapshot while digests of learners differ.
-    fn compare(&self, summary: &SnapshotSummary, sender: u64) -> Result<(), Status> {
+    /// Refuses a snapshot that contradicts a digest of an attached learner at the same slot, and every snapshot while
+    /// digests of learners differ.
+    fn compare(&self, summary: &SnapshotSummary) -> Result<(), Status> {
         if let Some(to) = self.snapshots.decision().differ_below {
             return Err(status::not_wanted(format!(
                 "digests of two learners differ below slot {to}, or the learners do not agree again yet: this acceptor \
@@ -272,31 +267,27 @@ impl<R: Reader> Inner<R> {
             log: summary.header.log_digest.to_vec().into(),
             state: summary.footer.digest.to_bytes().to_vec().into(),
         };
-        let to = digest.to;
-        match self.roster.prove(&digest, sender) {
-            SnapshotProof::Contradicted { peer, address } => Err(status::not_wanted(format!(
-                "the snapshot of learner {sender} contradicts the digest of learner {peer} ({address}) below slot {to}: \
-                 empty the data directory of the wrong learner, of two learners both"
+        match contradicting(&self.roster.learners(), &digest) {
+            Some(learner) => Err(status::not_wanted(format!(
+                "the snapshot contradicts the digest of learner {} ({}) below slot {}: empty the data directory of the \
+                 wrong learner, of two learners both",
+                learner.peer, learner.address, digest.to
             ))),
-            SnapshotProof::Missing => Err(status::not_wanted(format!(
-                "no other learner has reported a digest below slot {to}, where the snapshot of learner {sender} ends: nothing \
-                 proves the state. This acceptor asks again. If this repeats for minutes, look at the log of that learner"
-            ))),
-            SnapshotProof::Proved | SnapshotProof::NoWitness => Ok(()),
+            None => Ok(()),
         }
     }
 
     /// Ends the file and lets the worker record the file.
     async fn record(
         &self,
-        ArrivingId { id, peer, seed, .. }: ArrivingId,
+        ArrivingId { id, seed, .. }: ArrivingId,
         incoming: IncomingSnapshot,
     ) -> Result<pb::KeepResponse, Status> {
         let recorded = self.shared.published().snapshots;
         let arrived = incoming.finish(&recorded).await;
         let arrived = arrived.map_err(|error| upload_failed(&error))?;
         let compared = match seed {
-            None => self.compare(&arrived.summary, peer),
+            None => self.compare(&arrived.summary),
             Some(seed) => self.check_seed_file(seed, &arrived.summary),
         };
         if let Err(contradiction) = compared {
