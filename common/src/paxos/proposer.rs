@@ -143,8 +143,8 @@ pub struct Proposer {
     is_judging: bool,
     /// When the last part of a promise arrived; at first, when the campaign began.
     promised_at: Duration,
-    /// Members with a link opened late in this campaign: asked whom they hear before they are asked for a promise.
-    unasked: BTreeSet<AcceptorUuid>,
+    /// Members with a link opened late in this campaign, and when: asked whom they hear before they are asked for a promise.
+    unasked: BTreeMap<AcceptorUuid, Duration>,
     /// Consecutive campaigns given up for lack of promises.
     vain_campaigns: u32,
     /// Acceptors that may have been counted since this proposer last left standby: known then, or opened later.
@@ -203,7 +203,7 @@ impl Proposer {
             presence: Presence::default(),
             is_judging: false,
             promised_at: Duration::ZERO,
-            unasked: BTreeSet::new(),
+            unasked: BTreeMap::new(),
             vain_campaigns: 0,
             counted: BTreeSet::new(),
             guard,

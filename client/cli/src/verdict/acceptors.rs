@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use paxos_client::{
-    ErrorCode,
-    raw::{AcceptorReport, ClusterReport},
-};
+use paxos_client::raw::{AcceptorReport, ClusterReport};
 use paxos_common::{
     paxos::{
         identity::AcceptorUuid,
@@ -116,11 +113,7 @@ fn silent(report: &AcceptorReport) -> Option<Finding> {
     let (problem, advice) = if report.given {
         (
             format!("acceptor {address} does not answer: {cause}"),
-            if cause.code == ErrorCode::PermissionDenied {
-                "use the certificate of a client or of an operator"
-            } else {
-                "start the acceptor again with its data directory, or correct --acceptors"
-            },
+            "start the acceptor again with its data directory, or correct --acceptors",
         )
     } else {
         (

@@ -67,7 +67,7 @@ impl Proposer {
             lead.heard_trimmed(acceptor, report.answer.trimmed_to);
         }
         self.phase = Phase::Leading(Box::new(lead));
-        for acceptor in std::mem::take(&mut self.unasked) {
+        for acceptor in std::mem::take(&mut self.unasked).into_keys() {
             self.open_stream(acceptor);
         }
         self.disarm(Timer::GiveUp);

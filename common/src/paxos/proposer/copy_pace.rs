@@ -24,6 +24,11 @@ pub(super) struct CopyPace {
 }
 
 impl CopyPace {
+    /// The copy was not paced for a while: the length of the stretch on its way is not known.
+    pub(super) fn paused(&mut self) {
+        self.stretch_since = None;
+    }
+
     /// Whether no stretch may begin now. `lasted`: the time since the copy began; `is_on_its_way`: a stretch is; `is_busy`:
     /// commands queue.
     pub(super) fn rests(

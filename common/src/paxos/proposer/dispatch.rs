@@ -164,6 +164,7 @@ impl Proposer {
                 self.effects.extend(beats);
                 self.is_judging = true;
                 self.arm(Timer::Heartbeat, timeout / 4, timeout / 4);
+                self.ask_over_overdue_links();
             }
             (Timer::Heartbeat, Phase::Leading(lead)) => {
                 lead.heartbeat(&reachable, &mut self.effects);

@@ -4,7 +4,10 @@
 //! for example, all links of the new leader are opened again. By then another proposer may lead, at the round of this campaign,
 //! and a `Prepare` of this campaign would end a live reign. So a candidate first asks an acceptor with a late link
 //! whom the acceptor hears. A live proposer at the round of this campaign, or above, began after the evidence of this campaign,
-//! and the candidate gives way. A proposer of a lower round is the proposer that this campaign is to replace.
+//! and the candidate gives way. A proposer of a lower round is the proposer that this campaign is to replace. Without a fresh
+//! report for two leader timeouts, the candidate asks for the promise.
+
+use std::time::Duration;
 
 use super::{Effect, End, Phase, Proposer};
 use crate::paxos::{identity::AcceptorUuid, witness::GuardFinding};
@@ -69,7 +72,7 @@ impl Proposer {
         }
         let was_unknown = self.known.insert(acceptor);
         if is_member && self.is_late() && !self.streams.is_asked(acceptor) {
-            self.unasked.insert(acceptor);
+            self.unasked.insert(acceptor, self.awake());
             self.effects.push(Effect::ReportNow);
             return;
         }
@@ -104,7 +107,7 @@ impl Proposer {
         let is_later = heard.round() >= campaign.ballot().round() && heard.proposer() != self.id;
         let is_alive = self.gone(report).is_none();
         let prepare = campaign.prepare(&self.address);
-        if !self.unasked.remove(&acceptor) {
+        if self.unasked.remove(&acceptor).is_none() {
             return;
         }
         if is_later && is_alive {
@@ -112,6 +115,23 @@ impl Proposer {
         } else {
             self.open_stream(acceptor);
             self.effects.push(Effect::Prepare(acceptor, prepare, None));
+        }
+    }
+
+    /// Asks for promises over late links without a fresh report for two leader timeouts: reports may be slow for long, and
+    /// giving way only saves time.
+    pub(super) fn ask_over_overdue_links(&mut self) {
+        let Phase::Campaigning(campaign) = &self.phase else {
+            return;
+        };
+        let prepare = campaign.prepare(&self.address);
+        let (now, wait) = (self.awake(), 2 * self.settings.leader_timeout);
+        let overdue = |_: &AcceptorUuid, opened: &mut Duration| now.saturating_sub(*opened) >= wait;
+        let overdue: Vec<_> = self.unasked.extract_if(.., overdue).collect();
+        for (acceptor, _) in overdue {
+            self.open_stream(acceptor);
+            self.effects
+                .push(Effect::Prepare(acceptor, prepare.clone(), None));
         }
     }
 

@@ -242,7 +242,7 @@ impl Proposer {
         })
     }
 
-    /// Once every leader timeout: ends a copy to a silent joiner, brings snapshots, and ends a pause.
+    /// Once every leader timeout: ends a copy to a silent joiner, and brings snapshots.
     pub(super) fn check_change(&mut self) {
         self.bring_snapshots();
         let now = self.awake();
@@ -262,25 +262,39 @@ impl Proposer {
                     self.say_progress();
                 }
             }
-            ChangeStep::Pausing { until, .. } if now >= until => {
-                lead.pause(false);
-                change.step = ChangeStep::Copying;
-                change.since = now;
-                change.is_soon = false;
-                change.pauses += 1;
-                if change.pauses >= PAUSES_MAX {
-                    self.refuse_change(ChangeRefusal::TooSlow);
-                }
-            }
             ChangeStep::Pausing { .. } | ChangeStep::Deciding | ChangeStep::Switching => {}
         }
     }
 
-    /// Begins a pause, and proposes the change once a pause has brought a quorum of the new members to the tip.
+    /// Lets commands go on when a pause has lasted for a leader timeout.
+    fn end_overdue_pause(&mut self) {
+        let now = self.awake();
+        let (Some(change), Phase::Leading(lead)) = (&mut self.change, &mut self.phase) else {
+            return;
+        };
+        let ChangeStep::Pausing { until, .. } = change.step else {
+            return;
+        };
+        if now < until {
+            return;
+        }
+        lead.pause(false);
+        change.step = ChangeStep::Copying;
+        change.since = now;
+        change.is_soon = false;
+        change.pauses += 1;
+        change.paces.values_mut().for_each(CopyPace::paused);
+        if change.pauses >= PAUSES_MAX {
+            self.refuse_change(ChangeRefusal::TooSlow);
+        }
+    }
+
+    /// Begins and ends pauses, and proposes the change once a pause has brought a quorum of the new members to the tip.
     pub(super) fn advance_change(&mut self) {
         if self.change.is_none() {
             return;
         }
+        self.end_overdue_pause();
         let reachable = self.reachable();
         let (now, timeout) = (self.awake(), self.settings.leader_timeout);
         let (Some(change), Phase::Leading(lead)) = (&mut self.change, &mut self.phase) else {

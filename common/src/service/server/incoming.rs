@@ -115,10 +115,9 @@ impl IncomingConnections {
             .filter_map(Weak::upgrade)
             .filter(|usage| !usage.is_closing() && matches(usage))
             .filter_map(|usage| Some((usage.unused_since()?, usage)))
+            .filter(|(since, _)| since.elapsed() >= self.limits.protected)
             .min_by_key(|(since, usage)| (!usage.is_greeting(), *since));
-        if let Some((since, usage)) = unused
-            && since.elapsed() >= self.limits.protected
-        {
+        if let Some((_, usage)) = unused {
             tracing::debug!("closing a connection without calls: another connection waits to be accepted");
             usage.make_room();
         }

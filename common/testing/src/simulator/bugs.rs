@@ -7,7 +7,7 @@
 //! schedules changed. The third bug shows a row below the first slot of an acceptor after a lift, before the row is
 //! swept. The bug needs an older row with another value than the chosen value, and did not show within 1,000 schedules.
 //!
-//! Of the bugs of changes of members, three did not show within some 600 schedules each, and the model finds them: a void change
+//! Of the bugs of changes of members, three did not show within some hundreds of schedules each, and the model finds them: a void change
 //! carried on, earlier votes counted by a learner, and a read that keeps its bound. A void change needs a slot chosen above an
 //! unchosen slot, as the bug that answers above a gap does.
 

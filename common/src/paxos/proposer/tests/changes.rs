@@ -420,22 +420,22 @@ fn pause_ends_after_a_leader_timeout_and_a_silent_joiner_ends_the_change() {
     bench.handle(Event::ChangeMembers(ChangeRequest { change }));
     bench.handle(Event::Opened(uuid(4)));
     bench.answer(4, 0, marked(&[], 0, 0));
-    let mut sent = 0;
     for _ in 0..200 {
         bench.pass(200);
-        keep(&mut bench);
         let ballot = bench.core.ballot().unwrap();
-        bench.handle(alive(uuid(4), ballot, 0));
-        bench.fire(Timer::Check);
-        sent += 1;
+        // A pause ends at the first event after a leader timeout.
+        bench.handle(alive(uuid(1), ballot, 0));
         if let [ChangeStage::Refused(refusal)] = &bench.stages()[..] {
             assert_eq!(*refusal, ChangeRefusal::TooSlow);
             bench.propose(2, "b");
             assert_eq!(bench.sent_to(1).len(), 1, "batches go on");
             return;
         }
+        keep(&mut bench);
+        bench.handle(alive(uuid(4), ballot, 0));
+        bench.fire(Timer::Check);
     }
-    panic!("the change goes on after {sent} checks");
+    panic!("the change goes on");
 }
 
 #[test]

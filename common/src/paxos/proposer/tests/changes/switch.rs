@@ -100,6 +100,19 @@ fn late_link_asks_for_a_promise_when_no_later_proposer_lives() {
 }
 
 #[test]
+fn late_link_asks_for_a_promise_when_reports_are_slow_for_two_leader_timeouts() {
+    let mut bench = late();
+    let own = bench.core.ballot().unwrap();
+    for (passed, asked) in [(399, vec![]), (1, vec![(uuid(1), own, slot(1))]), (50, vec![])] {
+        bench.pass(passed);
+        bench.fire(Timer::Heartbeat);
+        assert_eq!(bench.prepares(), asked);
+    }
+    bench.say(1, word(before_any_round(), 300));
+    assert_eq!(bench.prepares(), [], "asked once");
+}
+
+#[test]
 fn early_link_asks_for_a_promise_at_once() {
     let mut bench = switched();
     bench.pass(150);
