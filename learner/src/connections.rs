@@ -107,7 +107,7 @@ impl Connections {
             let (leave, stop) = (report.leave.clone(), report.stop.clone());
             report.leave.spawn(async move {
                 // Safe to cancel: the stream ends.
-                stop.run_until_cancelled(attached).await;
+                Box::pin(stop.run_until_cancelled(attached)).await;
                 leave.begin();
             });
             report

@@ -206,7 +206,7 @@ impl ListedAcceptors {
             match answer {
                 Ok(_) => tracing::info!(%address, "a removed acceptor hears of its removal"),
                 Err(reason) => {
-                    tracing::debug!(%address, %reason, "a removed acceptor does not hear of its removal")
+                    tracing::debug!(%address, %reason, "a removed acceptor does not hear of its removal");
                 }
             }
         }

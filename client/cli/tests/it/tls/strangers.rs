@@ -133,7 +133,7 @@ impl Strangers {
                 // The strangers of before run on.
                 tokio::task::yield_now().await;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         let counts = Arc::clone(&strangers.counts);
         strangers.spawn(make_whole(callees, crowd.whole, config, counts));
