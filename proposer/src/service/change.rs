@@ -75,6 +75,10 @@ impl Service {
             return Ok(receiver);
         }
         let next = match &view.change {
+            Some(change) if is_in_force(change, &present) => {
+                let text = "the last change of members is about to end: ask again";
+                return Err(status::unavailable(text, Fate::NotProposed));
+            }
             Some(change) => joined(&asked, &present, change),
             None => self.next(&asked, &present, &view).await,
         };
@@ -167,6 +171,11 @@ fn outdated(report: &pb::AttachRequest) -> Option<String> {
         pb::Role::Proposer | pb::Role::Acceptor | pb::Role::Unspecified => "proposer",
     };
     (version < CHANGES_VERSION).then(|| format!("{role} {}", report.address))
+}
+
+/// Whether the change is made, and ends with the first value of its era: in a moment.
+fn is_in_force(change: &ShownChange, present: &Configuration) -> bool {
+    change.configuration.era() <= present.era()
 }
 
 /// The configuration of the change under way, if the request asks for the same.

@@ -105,6 +105,8 @@ fn same_request_joins_the_change_under_way_and_another_waits() {
         "{words}"
     );
     assert!(words.ends_with(", copying 41 %. Wait for it"), "{words}");
+    assert!(!is_in_force(&change(Arc::clone(&same)), &present()));
+    assert!(is_in_force(&change(Arc::clone(&same)), &same));
 }
 
 /// The stages as the caller receives them.
