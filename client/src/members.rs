@@ -146,14 +146,15 @@ async fn begin(
     request: &ChangeMembersRequest,
     patience: Duration,
 ) -> Result<ChangeStream, ChangeError> {
-    // Without a connection no request was sent.
-    let not_made = |error| match error {
-        ChangeError::NotMade(cause) | ChangeError::Unknown(cause) => ChangeError::NotMade(cause),
-        ChangeError::Refused(cause) => ChangeError::Refused(cause),
-    };
     let channel = match timeout(patience, dialer.connect(proposer, Some(RoleName::Proposer))).await {
         Ok(Ok(channel)) => channel,
-        Ok(Err(status)) => return Err(not_made(ChangeError::of(&status, proposer))),
+        Ok(Err(status)) => {
+            return Err(match ChangeError::of(&status, proposer) {
+                // Without a connection no request was sent.
+                ChangeError::Unknown(cause) => ChangeError::NotMade(cause),
+                known @ (ChangeError::NotMade(_) | ChangeError::Refused(_)) => known,
+            });
+        }
         Err(_elapsed) => return Err(ChangeError::NotMade(Cause::deadline().at(proposer))),
     };
     let mut client = ProposerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);

@@ -1,5 +1,7 @@
 //! The dispatch: which method handles which event or timer, and what follows a run of events.
 
+use std::borrow::Cow;
+
 use super::{Effect, Event, Phase, Proposer, Timer};
 
 impl Proposer {
@@ -110,6 +112,12 @@ impl Proposer {
         self.finish_change();
         let reachable = self.reachable();
         let resting = self.resting_joiners();
+        // Mostly no joiner rests: no copy then.
+        let repairable = if resting.is_empty() {
+            Cow::Borrowed(&reachable)
+        } else {
+            Cow::Owned(&reachable - &resting)
+        };
         let members = self.open.iter().filter(|open| self.electorate.includes(**open));
         let members = members.copied().collect();
         let mut is_progress = false;
@@ -128,7 +136,7 @@ impl Proposer {
                 );
                 lead.plan_repair(
                     (&self.electorate, &members),
-                    &(&reachable - &resting),
+                    &repairable,
                     &self.settings.limits,
                     &mut self.effects,
                 );

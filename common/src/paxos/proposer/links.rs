@@ -99,6 +99,9 @@ impl Proposer {
 
     /// An acceptor has reported. If its link is late, the candidate asks for a promise now, unless a later proposer lives.
     pub(super) fn late_link_reported(&mut self, acceptor: AcceptorUuid) {
+        if !self.unasked.contains_key(&acceptor) {
+            return;
+        }
         let report = self.reports.get(&acceptor).filter(|report| self.is_fresh(report));
         let (Some(report), Phase::Campaigning(campaign)) = (report, &self.phase) else {
             return;
@@ -106,33 +109,34 @@ impl Proposer {
         let heard = report.answer.heard.ballot;
         let is_later = heard.round() >= campaign.ballot().round() && heard.proposer() != self.id;
         let is_alive = self.gone(report).is_none();
-        let prepare = campaign.prepare(&self.address);
-        if self.unasked.remove(&acceptor).is_none() {
-            return;
-        }
         if is_later && is_alive {
+            self.unasked.remove(&acceptor);
             self.step_down(End::Overtaken { heard });
         } else {
-            self.open_stream(acceptor);
-            self.effects.push(Effect::Prepare(acceptor, prepare, None));
+            self.ask_over_late_link(acceptor);
         }
     }
 
     /// Asks for promises over late links without a fresh report for two leader timeouts: reports may be slow for long, and
     /// giving way only saves time.
     pub(super) fn ask_over_overdue_links(&mut self) {
+        let (now, wait) = (self.awake(), 2 * self.settings.leader_timeout);
+        let is_overdue = |(_, opened): &(&AcceptorUuid, &Duration)| now.saturating_sub(**opened) >= wait;
+        let overdue = self.unasked.iter().filter(is_overdue);
+        let overdue: Vec<_> = overdue.map(|(&acceptor, _)| acceptor).collect();
+        for acceptor in overdue {
+            self.ask_over_late_link(acceptor);
+        }
+    }
+
+    fn ask_over_late_link(&mut self, acceptor: AcceptorUuid) {
         let Phase::Campaigning(campaign) = &self.phase else {
             return;
         };
         let prepare = campaign.prepare(&self.address);
-        let (now, wait) = (self.awake(), 2 * self.settings.leader_timeout);
-        let overdue = |_: &AcceptorUuid, opened: &mut Duration| now.saturating_sub(*opened) >= wait;
-        let overdue: Vec<_> = self.unasked.extract_if(.., overdue).collect();
-        for (acceptor, _) in overdue {
-            self.open_stream(acceptor);
-            self.effects
-                .push(Effect::Prepare(acceptor, prepare.clone(), None));
-        }
+        self.unasked.remove(&acceptor);
+        self.open_stream(acceptor);
+        self.effects.push(Effect::Prepare(acceptor, prepare, None));
     }
 
     pub(super) fn closed(&mut self, acceptor: AcceptorUuid) {

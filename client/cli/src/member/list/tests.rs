@@ -90,6 +90,18 @@ fn healthy_members_need_no_command() {
     assert!(squeezed.contains(&row.split_whitespace().collect()), "{text}");
 }
 
+/// Acceptor 9 takes the place of a lost disk, and acceptor 4 is new.
+fn names_both_commands(text: &str) {
+    assert!(
+        text.contains("lost its disk\n    what to do: paxos member replace acceptor-9\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("what to do: paxos member add http://a4:1\n"),
+        "{text}"
+    );
+}
+
 #[test]
 fn lost_disk_and_new_acceptor_come_with_their_commands() {
     let blank = pb::Membership::Blank;
@@ -101,14 +113,7 @@ fn lost_disk_and_new_acceptor_come_with_their_commands() {
     ]);
     let text = text(&look);
     assert!(text.contains("none may be lost"), "{text}");
-    assert!(
-        text.contains("lost its disk\n    what to do: paxos member replace acceptor-9\n"),
-        "{text}"
-    );
-    assert!(
-        text.contains("what to do: paxos member add http://a4:1\n"),
-        "{text}"
-    );
+    names_both_commands(&text);
     let rows = text.lines().filter(|line| line.starts_with("acceptor-9  "));
     assert_eq!(
         rows.count(),
@@ -139,14 +144,7 @@ async fn commands_name_the_addresses_of_the_cluster_when_asked_through_published
     let reports = [formed(1), formed(2), answer(9, 3, blank), answer(4, 4, blank)];
     let look = look(reports.map(published).into());
     let text = text(&look);
-    assert!(
-        text.contains("lost its disk\n    what to do: paxos member replace acceptor-9\n"),
-        "{text}"
-    );
-    assert!(
-        text.contains("what to do: paxos member add http://a4:1\n"),
-        "{text}"
-    );
+    names_both_commands(&text);
     assert!(!text.contains("127.0.0.1"), "{text}");
 
     let in_place = RemovedAndAdded {

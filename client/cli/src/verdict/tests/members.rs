@@ -198,10 +198,11 @@ fn findings_name_whom_they_are_about() {
     );
 }
 
-/// Makes the third acceptor blank and new, asked at one address and advertising another address.
-fn third_is_blank(status: &mut ClusterReport, asked_at: &str, advertised: &str) {
+/// The finding when the third acceptor is blank and new, asked at one address and advertising another address.
+fn third_is_blank(asked_at: &str, advertised: &str) -> Finding {
+    let mut status = healthy();
     status.acceptors[2].address = asked_at.parse().unwrap();
-    change(status, 2, |answer| {
+    change(&mut status, 2, |answer| {
         answer.set_membership(Membership::Blank);
         answer.address = advertised.to_owned();
         answer.configuration = None;
@@ -209,6 +210,7 @@ fn third_is_blank(status: &mut ClusterReport, asked_at: &str, advertised: &str) 
         stamp.acceptor = vec![9; 16].into();
         stamp.cluster_id = bytes::Bytes::new();
     });
+    judge(&status).findings.remove(0)
 }
 
 #[test]
@@ -220,9 +222,7 @@ fn blank_acceptor_has_lost_its_disk_when_asked_at_or_advertising_the_address_of_
         (place, published),
         (place, ""),
     ] {
-        let mut status = healthy();
-        third_is_blank(&mut status, asked_at, advertised);
-        let finding = judge(&status).findings.remove(0);
+        let finding = third_is_blank(asked_at, advertised);
         assert!(
             finding
                 .problem
@@ -237,9 +237,7 @@ fn blank_acceptor_has_lost_its_disk_when_asked_at_or_advertising_the_address_of_
 fn blank_acceptor_at_no_address_of_a_silent_member_may_be_new() {
     let (new, living) = ("http://127.0.0.1:7009", "http://127.0.0.1:7001");
     for (asked_at, advertised) in [(new, new), (new, living), (living, new)] {
-        let mut status = healthy();
-        third_is_blank(&mut status, asked_at, advertised);
-        let finding = judge(&status).findings.remove(0);
+        let finding = third_is_blank(asked_at, advertised);
         assert!(
             finding
                 .problem

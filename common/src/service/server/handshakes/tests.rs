@@ -106,6 +106,15 @@ impl Greeting {
         }
     }
 
+    /// Accepts connections and makes handshakes for a moment.
+    async fn go_on(&mut self) {
+        let step = self.handshakes.run(&mut self.incoming);
+        assert!(
+            timeout(START_INTERVAL, step).await.is_err(),
+            "the listener is gone"
+        );
+    }
+
     /// Makes TLS connections with the certificate of this role.
     fn connector(&self, dir: &TempDir, role: RoleName) -> TlsConnector {
         let names = [format!("{role}.paxos.internal")];
@@ -158,11 +167,7 @@ async fn complete_handshakes_prove_the_classes_of_their_addresses() {
         let owner = IpAddr::from([127, 0, 0, number]);
         let begun = Instant::now();
         while greeting.handshakes.proven.of(&owner).is_none() && begun.elapsed() < HANDSHAKE_MAX {
-            let step = greeting.handshakes.run(&mut greeting.incoming);
-            assert!(
-                timeout(START_INTERVAL, step).await.is_err(),
-                "the listener is gone"
-            );
+            greeting.go_on().await;
         }
         assert_eq!(greeting.handshakes.proven.of(&owner), Some(class), "{role}");
         calling.await.unwrap().unwrap();
@@ -184,11 +189,7 @@ async fn handshake_of_a_known_address_is_not_the_first_to_make_room() {
             .values()
             .any(|running| running.owner == owner)
         {
-            let step = greeting.handshakes.run(&mut greeting.incoming);
-            assert!(
-                timeout(START_INTERVAL, step).await.is_err(),
-                "the listener is gone"
-            );
+            greeting.go_on().await;
         }
     }
     // Both addresses have one handshake. The handshake of the known address is older.
