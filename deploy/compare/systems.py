@@ -85,13 +85,17 @@ class Cluster:
 
     def wait(self):
         """Waits for a leader, and for the first write and read."""
+        self.until_it_works(lambda: self.load("wait"))
+        for operation in ("put", "get"):
+            run = ("run", "--operation", operation, "--warm-up", "0", "--seconds", "1", "--in-flight", "1")
+            self.until_it_works(lambda run=run: self.load(*run))
+
+    @staticmethod
+    def until_it_works(load):
         ends = time.monotonic() + START_MAX
         while True:
             try:
-                self.load("wait")
-                for operation in ("put", "get"):
-                    self.load("run", "--operation", operation, "--warm-up", "0", "--seconds", "1", "--in-flight", "1")
-                return
+                return load()
             except RuntimeError:
                 if time.monotonic() > ends:
                     raise
@@ -172,10 +176,15 @@ class Paxos(Cluster):
         self.spawn_role("proposer", name, port, "--acceptors", ",".join(self.acceptors), *self.state)
 
     def revive(self):
-        """Starts proposers that have ended, and gives them time to attach to the acceptors."""
-        for name in self.writers:
-            if self.processes[name].poll() is not None:
-                self.start_proposer(name)
+        """Waits for the end of the signalled proposer, starts it again, and gives it time to attach to the acceptors."""
+        ends = time.monotonic() + START_MAX
+        while not (ended := [name for name in self.writers if self.processes[name].poll() is not None]):
+            if time.monotonic() > ends:
+                raise RuntimeError(f"no proposer has ended {START_MAX} s after the signal")
+            time.sleep(0.01)
+        for name in ended:
+            self.start_proposer(name)
+        self.until_it_works(lambda: self.load("wait"))
         time.sleep(1)
 
     def start_learner(self, name, port):
