@@ -22,7 +22,7 @@ P99_MAX = 2.0
 # Copies of the log on the disk: three acceptors, two learners, a joiner, and the removed one before its end. The log grows
 # while it is copied.
 COPIES = 16
-# The copy rests while commands queue.
+# The copy rests while commands are under way.
 COPIED_BY_S = 900
 
 

@@ -1,8 +1,9 @@
 //! How a leader paces the copy of the log to a joiner: clients come first.
 //!
-//! A copy goes on stretch after stretch. While commands queue at the leader, the copy rests after each stretch, many times
-//! as long as the stretch took. So a copy takes little from the clients, whatever the machines. The rests become shorter
-//! with time, so that every copy ends.
+//! A copy goes on stretch after stretch. If commands are under way at the end of a stretch, the copy rests many times as
+//! long as the stretch took. So a copy takes little from the clients, whatever the machines. Few calls in flight are often
+//! all answered at the end of a stretch, and the copy goes on at once. The rests become shorter with time, so that every
+//! copy ends.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const REST_FACTOR: u32 = 9;
 const REST_MAX: Duration = Duration::from_secs(2);
 
 /// After this time the rests are half as long, and half again after each further such time.
-const HALVED_AFTER: Duration = Duration::from_secs(120);
+const HALVED_AFTER: Duration = Duration::from_secs(180);
 
 /// The pace of the copy to one joiner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -30,7 +31,7 @@ impl CopyPace {
     }
 
     /// Whether no stretch may begin now. `lasted`: the time since the copy began; `is_on_its_way`: a stretch is; `is_busy`:
-    /// commands queue.
+    /// commands wait for a slot, or for votes.
     pub(super) fn rests(
         &mut self,
         now: Duration,
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn rests_become_shorter_until_there_is_none() {
-        let rests = [0, 119, 120, 240, 360, 480, 1 << 40]
+        let rests = [0, 179, 180, 360, 540, 720, 1 << 40]
             .map(|seconds| rest_after(100, Duration::from_secs(seconds), true));
         assert_eq!(rests, [900, 900, 400, 200, 100, 0, 0]);
     }

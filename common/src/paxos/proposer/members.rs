@@ -336,8 +336,7 @@ impl Proposer {
         if change.step != ChangeStep::Copying {
             return BTreeSet::new();
         }
-        let in_flight = lead.proposed_to().since(lead.chosen_to());
-        let is_busy = !self.queue.is_empty() && in_flight >= self.settings.limits.batches_in_flight_max;
+        let is_busy = !self.queue.is_empty() || lead.proposed_to() > lead.chosen_to();
         let lasted = now.saturating_sub(change.begun);
         let rests = |joiner: &AcceptorUuid| {
             let pace = change.paces.entry(*joiner).or_default();

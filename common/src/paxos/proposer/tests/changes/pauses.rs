@@ -111,3 +111,53 @@ fn pause_also_begins_for_a_joiner_that_is_fast_or_too_slow_for_the_load() {
         assert!(is_paused(&mut bench, 202), "{before} {after}");
     }
 }
+
+impl Bench {
+    /// Acceptor 4 has the slots below `chosen_to`, and knows that 200 are chosen.
+    fn joiner_lacks(&mut self, chosen_to: u64) {
+        let answer = AcceptAnswer::Accepted {
+            slots: Vec::new(),
+            voted_to: slot(chosen_to),
+            chosen_to: slot(chosen_to),
+            known_to: slot(200),
+        };
+        self.answer(4, 0, answer);
+    }
+
+    /// The question for the next stretch of the copy, if a stretch has just begun.
+    fn begun_stretch(&self) -> Option<(u64, Slot)> {
+        self.effects.iter().find_map(|effect| {
+            let &Effect::FetchChosen { number, from, .. } = effect else {
+                return None;
+            };
+            Some((number, from))
+        })
+    }
+}
+
+#[test]
+fn copy_rests_after_a_stretch_while_a_command_is_under_way() {
+    for is_busy in [false, true] {
+        let mut bench = copying();
+        bench.joiner_lacks(0);
+        let (number, from) = bench.begun_stretch().expect("the first stretch begins at once");
+        assert_eq!(from, slot(0));
+        if is_busy {
+            bench.propose(200, "b");
+        }
+        bench.pass(20);
+        let values = (0..100).map(|at| (slot(at), value("a"))).collect();
+        bench.handle(Event::Fetched { number, from, values });
+        assert_eq!(bench.sent_to(4).len(), 100);
+        bench.joiner_lacks(100);
+        assert_eq!(bench.begun_stretch().is_some(), !is_busy, "busy: {is_busy}");
+        if is_busy {
+            bench.pass(179);
+            bench.joiner_lacks(100);
+            assert_eq!(bench.begun_stretch(), None, "nine times as long as the stretch took");
+            bench.pass(1);
+            bench.joiner_lacks(100);
+            assert!(bench.begun_stretch().is_some());
+        }
+    }
+}
