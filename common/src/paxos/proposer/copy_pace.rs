@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 /// The rest after a stretch, as a multiple of the time of the stretch.
-const REST_FACTOR: u32 = 9;
+const REST_FACTOR: u32 = 15;
 
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_secs(2);
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn copy_rests_in_proportion_to_its_stretches_while_commands_queue() {
-        assert_eq!(rest_after(100, ms(0), true), 900);
-        assert_eq!(rest_after(20, ms(0), true), 180);
+        assert_eq!(rest_after(100, ms(0), true), 1_500);
+        assert_eq!(rest_after(20, ms(0), true), 300);
         assert_eq!(rest_after(100, ms(0), false), 0);
         assert_eq!(rest_after(1_000, ms(0), true), 2_000, "bounded");
     }
@@ -90,6 +90,6 @@ mod tests {
     fn rests_become_shorter_until_there_is_none() {
         let rests = [0, 179, 180, 360, 540, 720, 1 << 40]
             .map(|seconds| rest_after(100, Duration::from_secs(seconds), true));
-        assert_eq!(rests, [900, 900, 400, 200, 100, 0, 0]);
+        assert_eq!(rests, [1_500, 1_500, 700, 300, 100, 0, 0]);
     }
 }

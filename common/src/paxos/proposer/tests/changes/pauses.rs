@@ -152,9 +152,9 @@ fn copy_rests_after_a_stretch_while_a_command_is_under_way() {
         bench.joiner_lacks(100);
         assert_eq!(bench.begun_stretch().is_some(), !is_busy, "busy: {is_busy}");
         if is_busy {
-            bench.pass(179);
+            bench.pass(299);
             bench.joiner_lacks(100);
-            assert_eq!(bench.begun_stretch(), None, "nine times as long as the stretch took");
+            assert_eq!(bench.begun_stretch(), None, "15 times as long as the stretch took");
             bench.pass(1);
             bench.joiner_lacks(100);
             assert!(bench.begun_stretch().is_some());
