@@ -2,10 +2,13 @@
 //!
 //! A copy goes on stretch after stretch. If commands are under way at the end of a stretch, the copy rests many times as
 //! long as the stretch took. So a copy takes little from the clients, whatever the machines. Few calls in flight are often
-//! all answered at the end of a stretch, and the copy goes on at once. The rests become shorter with time, so that every
-//! copy ends.
+//! all answered at the end of a stretch, and the copy goes on at once. The copy of a short log ends before the first rest. The
+//! rests of a long copy become shorter with time, so that every copy ends.
 
 use std::time::Duration;
+
+/// No rest before this time since the copy began.
+const FIRST_REST_AFTER: Duration = Duration::from_secs(2);
 
 /// The rest after a stretch, as a multiple of the time of the stretch.
 const REST_FACTOR: u32 = 15;
@@ -43,7 +46,7 @@ impl CopyPace {
             (true, None) => self.stretch_since = Some(now),
             (false, Some(since)) => {
                 self.stretch_since = None;
-                if is_busy {
+                if is_busy && lasted >= FIRST_REST_AFTER {
                     let halvings = lasted.as_secs() / HALVED_AFTER.as_secs();
                     let factor = REST_FACTOR.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX));
                     let rest = now.saturating_sub(since) * factor.unwrap_or(0);
@@ -80,15 +83,16 @@ mod tests {
 
     #[test]
     fn copy_rests_in_proportion_to_its_stretches_while_commands_queue() {
-        assert_eq!(rest_after(100, ms(0), true), 1_500);
-        assert_eq!(rest_after(20, ms(0), true), 300);
-        assert_eq!(rest_after(100, ms(0), false), 0);
-        assert_eq!(rest_after(1_000, ms(0), true), 2_000, "bounded");
+        assert_eq!(rest_after(100, ms(1_999), true), 0);
+        assert_eq!(rest_after(100, ms(2_000), true), 1_500);
+        assert_eq!(rest_after(20, ms(2_000), true), 300);
+        assert_eq!(rest_after(100, ms(2_000), false), 0);
+        assert_eq!(rest_after(1_000, ms(2_000), true), 2_000, "bounded");
     }
 
     #[test]
     fn rests_become_shorter_until_there_is_none() {
-        let rests = [0, 179, 180, 360, 540, 720, 1 << 40]
+        let rests = [2, 179, 180, 360, 540, 720, 1 << 40]
             .map(|seconds| rest_after(100, Duration::from_secs(seconds), true));
         assert_eq!(rests, [1_500, 1_500, 700, 300, 100, 0, 0]);
     }
