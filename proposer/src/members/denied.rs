@@ -45,13 +45,15 @@ pub(crate) enum ChangeDenied {
          cluster's own network knows its address, and ask again"
     )]
     Gone(String),
-    #[error("{0} belongs to another cluster: its directory is not empty")]
+    #[error("{0} belongs to another cluster: its directory is not empty. Name an acceptor with an empty directory")]
     OtherCluster(Address),
     #[error("{0} is about to form a cluster, or holds a backup: empty its directory")]
     Forming(Address),
     #[error("{0} is a member already")]
     Member(Address),
-    #[error("{0} itself answers there: nothing to replace")]
+    #[error(
+        "{0} itself answers there: nothing to replace. To replace its disk, stop it and start it with an empty directory"
+    )]
     Itself(String),
     #[error(
         "another acceptor answers at {address} than when you looked ({found}, not {expected}): look again"
@@ -72,8 +74,8 @@ pub(crate) enum ChangeDenied {
     #[error(transparent)]
     Invalid(#[from] InvalidConfiguration),
     #[error(
-        "of the {members} members after it {needed} are needed and {answering} would answer: nothing could be ordered. \
-         Replace {silent}"
+        "of the {members} members after this change {needed} are needed and {answering} would answer: nothing could be \
+         ordered. Start or replace {silent}"
     )]
     Never {
         members: usize,
@@ -82,7 +84,8 @@ pub(crate) enum ChangeDenied {
         silent: String,
     },
     #[error(
-        "after it {answering} of {members} answer and {needed} are needed: none may fail. To do so nevertheless, give --force"
+        "after this change {answering} of {members} members answer and {needed} are needed: none may fail. First start the \
+         members that do not answer, or add more members. To do so nevertheless, give --force"
     )]
     NoneToSpare {
         members: usize,
@@ -90,7 +93,7 @@ pub(crate) enum ChangeDenied {
         answering: usize,
     },
     #[error(
-        "only {kept} of the {members} members after it are members now, and {needed} are needed: the new acceptors alone would \
+        "only {kept} of the {members} members after this change are members now, and {needed} are needed: the new acceptors alone would \
          hold the log. Change fewer at a time, or give --force"
     )]
     MostlyNew {

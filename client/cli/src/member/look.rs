@@ -23,6 +23,10 @@ use crate::{
     verdict::{Verdict, cluster_answer, era_of, is_same_place, judge, lost_member},
 };
 
+/// Why a member is not replaced at its own address.
+const ITSELF: &str = "itself answers there: nothing to replace. To replace its disk, stop it and start it with an empty \
+                      directory; to replace it by another acceptor, give the address of that acceptor by --with";
+
 /// Fewest hexadecimal digits that name a member.
 const DIGITS_MIN: usize = 4;
 
@@ -52,6 +56,8 @@ pub(super) enum SeenState {
     Lost,
     /// Formed, and no member: removed, or about to join.
     Outside,
+    /// A member of another cluster, or outside of it.
+    Foreign,
     /// Blank, and at no member's address.
     Blank,
 }
@@ -64,6 +70,7 @@ impl SeenState {
             Self::Silent => "no answer",
             Self::Lost => "lost its disk",
             Self::Outside => "no member",
+            Self::Foreign => "of another cluster",
             Self::Blank => "blank, no member",
         }
     }
@@ -145,11 +152,7 @@ impl MembersLook {
         let configuration = cluster_answer(report)
             .filter(|answer| answer.membership() == Membership::Formed)
             .and_then(|answer| answer.configuration.clone());
-        let configuration = configuration.ok_or_else(|| {
-            Failure::unavailable(anyhow::anyhow!(
-                "no acceptor of a formed cluster answers; `paxos status` shows what is wrong"
-            ))
-        })?;
+        let configuration = configuration.ok_or_else(|| no_cluster(report))?;
         let configuration = Configuration::try_from(configuration)
             .map_err(|error| Failure::refused(anyhow::anyhow!("the acceptors' configuration: {error}")))?;
         let answers: Vec<SeenAnswer<'_>> = answers(report, &verdict);
@@ -191,12 +194,9 @@ impl MembersLook {
             uuid: answer.uuid,
             name: answer.status.id.clone(),
             address: answer.advertised().to_owned(),
-            state: if answer.is_blank() {
-                SeenState::Blank
-            } else {
-                SeenState::Outside
-            },
-            lag: (!answer.is_blank()).then(|| verdict.chosen_to.saturating_sub(answer.status.chosen_to)),
+            state: answer.state_outside(&configuration),
+            lag: (answer.state_outside(&configuration) == SeenState::Outside)
+                .then(|| verdict.chosen_to.saturating_sub(answer.status.chosen_to)),
             era: (!answer.is_blank()).then(|| era_of(answer.status)),
         });
         let answering = answers
@@ -268,7 +268,7 @@ impl MembersLook {
             && added.iter().any(|(uuid, _)| *uuid == Some(*removed))
         {
             let member = self.shown(*removed);
-            return Err(no(format!("{member} itself answers there: nothing to replace")));
+            return Err(no(format!("{member} {ITSELF}")));
         }
         let bytes = |uuid: AcceptorUuid| Bytes::copy_from_slice(&uuid.to_bytes());
         let add = added.iter().map(|(uuid, address)| pb::Member {
@@ -363,6 +363,17 @@ impl SeenAnswer<'_> {
         self.status.membership() == Membership::Blank
     }
 
+    /// The state of an acceptor that is no member.
+    fn state_outside(&self, configuration: &Configuration) -> SeenState {
+        let stamp = self.status.stamp.as_ref();
+        let cluster = stamp.map_or(&[][..], |stamp| &stamp.cluster_id);
+        match () {
+            () if self.is_blank() => SeenState::Blank,
+            () if cluster.is_empty() || cluster == configuration.cluster_id().as_bytes() => SeenState::Outside,
+            () => SeenState::Foreign,
+        }
+    }
+
     /// The address for the other processes of the cluster.
     fn advertised(&self) -> &str {
         match &*self.status.address {
@@ -391,6 +402,18 @@ fn answers<'a>(report: &'a ClusterReport, verdict: &Verdict) -> Vec<SeenAnswer<'
         Some(answer)
     });
     answers.collect()
+}
+
+/// Why no list of members is known: the first acceptor that does not answer says most.
+fn no_cluster(report: &ClusterReport) -> Failure {
+    let silent = report.acceptors.iter().find_map(|acceptor| {
+        let cause = acceptor.answer.as_ref().err()?;
+        Some(format!("; {}: {cause}", acceptor.address))
+    });
+    Failure::unavailable(anyhow::anyhow!(
+        "no acceptor of a formed cluster answers{}; `paxos status` shows what is wrong",
+        silent.unwrap_or_default()
+    ))
 }
 
 fn headline(removed: &[String], added: &[String], quorums: Option<(u32, u32)>) -> String {

@@ -250,7 +250,7 @@ async fn wrong_changes_are_refused_with_what_to_do() {
     assert!(silent.contains("does not answer the leader"), "{silent}");
     let two = refused(&cluster, &["remove", "acceptor-3"]).await;
     assert!(
-        two.contains("none may fail. To do so nevertheless, give --force"),
+        two.contains("none may fail. First start") && two.contains("To do so nevertheless, give --force"),
         "{two}"
     );
 
@@ -273,13 +273,13 @@ async fn wrong_changes_are_refused_with_what_to_do() {
         let output = member(&cluster, &["remove", "acceptor-2", "--force"]).await;
         let reason = stderr(&output);
         let never =
-            "of the 2 members after it 2 are needed and 1 would answer: nothing could be ordered. Replace ";
+            "of the 2 members after this change 2 are needed and 1 would answer: nothing could be ordered. Start or replace ";
         reason.contains(never).then_some(())
     })
     .await;
     let spare = refused(&cluster, &["add", &stranger]).await;
     assert!(
-        spare.contains("after it 3 of 4 answer and 3 are needed: none may fail"),
+        spare.contains("after this change 3 of 4 members answer and 3 are needed: none may fail"),
         "{spare}"
     );
     let away = refused(&cluster, &["replace", cluster.acceptors[2].address.as_str()]).await;

@@ -17,7 +17,7 @@ const REST_FACTOR: u32 = 15;
 const REST_MAX: Duration = Duration::from_secs(2);
 
 /// After this time the rests are half as long, and half again after each further such time.
-const HALVED_AFTER: Duration = Duration::from_secs(180);
+const HALVED_AFTER: Duration = Duration::from_secs(60);
 
 /// The pace of the copy to one joiner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn rests_become_shorter_until_there_is_none() {
-        let rests = [2, 179, 180, 360, 540, 720, 1 << 40]
+        let rests = [2, 59, 60, 120, 180, 240, 1 << 40]
             .map(|seconds| rest_after(100, Duration::from_secs(seconds), true));
         assert_eq!(rests, [1_500, 1_500, 700, 300, 100, 0, 0]);
     }

@@ -304,3 +304,32 @@ async fn plan_names_what_happens_and_knows_its_result() {
         assert!(!plan.makes(&other), "{other:?}");
     }
 }
+
+#[test]
+fn acceptor_of_another_cluster_is_not_to_be_stopped() {
+    let mut stranger = answer(4, 4, pb::Membership::Formed);
+    let stamp = stranger.answer.as_mut().unwrap().stamp.as_mut().unwrap();
+    stamp.cluster_id = vec![7; 16].into();
+    let reports = [formed(1), formed(2), formed(3), stranger];
+    let text = text(&look(reports.into()));
+    assert!(
+        text.contains(": of another cluster\n    what to do: correct --acceptors"),
+        "{text}"
+    );
+    assert!(!text.contains("may be stopped"), "{text}");
+}
+
+#[test]
+fn list_without_an_answer_says_why() {
+    let denied = "this certificate says client";
+    let reports = [ErrorCode::PermissionDenied; 3].map(|code| AcceptorReport {
+        answer: Err(Cause::new(code, denied)),
+        ..silent(1)
+    });
+    let report = ClusterReport {
+        acceptors: reports.into(),
+        ..ClusterReport::default()
+    };
+    let failure = format!("{:?}", MembersLook::of(&report).unwrap_err());
+    assert!(failure.contains("http://a1:1") && failure.contains(denied), "{failure}");
+}
