@@ -46,6 +46,8 @@ struct RosterContent {
     departed: VecDeque<Departed>,
     /// Every peer departed within the longest restart, with or without a leaving report; the latest first.
     left: VecDeque<Departed>,
+    /// The peers departed with a leaving report, the latest first.
+    stopped: VecDeque<Departed>,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,12 @@ impl Attached {
     fn is_of(&self, other: &pb::AttachRequest) -> bool {
         let report = &self.report;
         let is_at_same = !report.address.is_empty() && report.address == other.address;
-        report.role == other.role && (report.peer == other.peer || is_at_same)
+        self.is_of_process(other) || report.role == other.role && is_at_same
+    }
+
+    /// Whether this is a report of the same process.
+    fn is_of_process(&self, other: &pb::AttachRequest) -> bool {
+        self.report.role == other.role && self.report.peer == other.peer
     }
 
     fn listed(&self) -> pb::AttachedPeer {
@@ -161,6 +168,19 @@ impl Roster {
             .collect()
     }
 
+    /// The peers that reported their stop within the last ten minutes, the latest first.
+    pub(crate) fn stopped(&self) -> Vec<pb::StoppedPeer> {
+        let mut content = self.lock();
+        let now = Instant::now();
+        content.forget(now);
+        let stopped = content.stopped.iter().map(|stopped| pb::StoppedPeer {
+            role: stopped.last.report.role,
+            peer: stopped.last.report.peer,
+            age_ms: millis(now.saturating_duration_since(stopped.at)),
+        });
+        stopped.collect()
+    }
+
     /// Size of the registers and recorded outcomes in bytes, for the limit of the state; 0: unknown. Every slot below
     /// `chosen_to` is chosen.
     ///
@@ -242,6 +262,22 @@ impl RosterContent {
         }
     }
 
+    /// Records that a peer ends a stream on purpose. Earlier streams of the same process have ended, too, although this
+    /// acceptor may not have noticed. A later stream goes on.
+    fn end_on_purpose(&mut self, key: u64, now: Instant) {
+        let Some(Some(last)) = self.peers.insert(key, None) else {
+            return;
+        };
+        for (_, earlier) in self.peers.iter_mut().filter(|(other, _)| **other < key) {
+            earlier.take_if(|earlier| earlier.is_of_process(&last.report));
+        }
+        self.leave(last.report.clone(), now);
+        let mut attached = self.peers.values().flatten();
+        if !attached.any(|attached| attached.is_of_process(&last.report)) {
+            remember(&mut self.stopped, Departed { last, at: now });
+        }
+    }
+
     fn is_attached(&self, report: &pb::AttachRequest) -> bool {
         let mut attached = self.peers.values().flatten();
         attached.any(|attached| attached.is_of(report))
@@ -249,8 +285,9 @@ impl RosterContent {
 
     fn forget(&mut self, now: Instant) {
         let is_younger = |departed: &Departed, age| now.saturating_duration_since(departed.at) < age;
-        self.departed
-            .retain(|departed| is_younger(departed, DEPARTED_AGE_MAX));
+        for departed in [&mut self.departed, &mut self.stopped] {
+            departed.retain(|departed| is_younger(departed, DEPARTED_AGE_MAX));
+        }
         let restart_max = self.restart_max;
         self.left.retain(|left| is_younger(left, restart_max));
     }
@@ -267,18 +304,22 @@ impl Attachment {
     /// Takes the peer's latest report.
     pub(crate) fn report(&self, report: pb::AttachRequest) {
         let mut content = self.roster.lock();
-        content.departed.retain(|departed| !departed.last.is_of(&report));
-        content.left.retain(|left| !left.last.is_of(&report));
+        let RosterContent {
+            departed,
+            left,
+            stopped,
+            ..
+        } = &mut *content;
+        for list in [departed, left, stopped] {
+            list.retain(|departed| !departed.last.is_of(&report));
+        }
         let at = Instant::now();
         content.peers.insert(self.key, Some(Attached { report, at }));
     }
 
-    /// The peer reports its stop, and is not listed as departed.
+    /// The peer ends the stream on purpose, and is not listed as departed.
     pub(crate) fn leave(&self) {
-        let mut content = self.roster.lock();
-        if let Some(Some(last)) = content.peers.insert(self.key, None) {
-            content.leave(last.report, Instant::now());
-        }
+        self.roster.lock().end_on_purpose(self.key, Instant::now());
     }
 }
 

@@ -440,6 +440,7 @@ impl<R: Reader> Acceptor for Service<R> {
                 .map(UnreadyReason::into_owned)
                 .unwrap_or_default(),
             departed: inner.roster.departed(),
+            stopped: inner.roster.stopped(),
             data_size_bytes: inner.instruments.data_dir().size_bytes(),
             data_free_bytes: inner.instruments.data_dir().free_bytes(),
             snapshots: published

@@ -9,7 +9,10 @@ use std::{
 use futures::Stream;
 use paxos_common::{
     paxos::{identity::AcceptorUuid, machine::Machine, message::Leadership, slot::Slot},
-    peer::{Address, Backoff, acceptor::Unusable},
+    peer::{
+        Address, Backoff,
+        acceptor::{LEAVING_MAX, Unusable},
+    },
     service::{
         alarm::{Alarm, until_next},
         config,
@@ -39,9 +42,6 @@ use crate::{
 const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Interval of reports without news. All streams report at the same moments: a single wake-up serves all.
 const REPORT_INTERVAL_IDLE: Duration = Duration::from_secs(2);
-
-/// Longest time that a stop waits for an acceptor to take the last report.
-const LEAVING_MAX: Duration = Duration::from_millis(200);
 
 /// An acceptor's watermark, as reported when this learner attached.
 #[derive(Clone, Copy, Debug)]
@@ -91,21 +91,28 @@ impl Reporter {
             // Only waits.
             () = self.shutdown.token().cancelled() => {}
         }
-        // If the last report takes longer, the acceptor lists this learner as departed for a while.
         let _ = timeout(LEAVING_MAX, attached).await;
     }
 
+    /// Opens the stream again after each break. A stop without an open stream opens the stream once more, for the last report:
+    /// the acceptor lists this learner as departed since the break.
     async fn attach_again(&self, acceptor: &ListedAcceptor) {
         let mut backoff = backoff();
-        while !self.shutdown.has_begun() {
+        while !self.shutdown.has_failed() {
+            let is_last = self.shutdown.has_begun();
             let reason = match self.attach(acceptor, &mut backoff).await {
-                Ok(()) | Err(_) if self.shutdown.has_begun() => return,
+                Ok(()) if self.shutdown.has_begun() => return,
                 Ok(()) => Unusable::Closed,
                 Err(reason) => reason,
             };
-            acceptor.failed(&reason);
-            let pause = sleep(backoff.next_delay());
-            self.shutdown.token().run_until_cancelled(pause).await;
+            if is_last {
+                return;
+            }
+            if !self.shutdown.has_begun() {
+                acceptor.failed(&reason);
+                let pause = sleep(backoff.next_delay());
+                self.shutdown.token().run_until_cancelled(pause).await;
+            }
         }
     }
 

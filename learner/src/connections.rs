@@ -73,14 +73,18 @@ impl Connections {
     /// Safe: the tasks end with the stop.
     pub(crate) async fn keep(mut self) {
         let mut eras = self.cluster.follow();
+        let mut ending: Option<EraTasks> = None;
         loop {
             let present = Arc::clone(&eras.borrow_and_update());
             let Some(tasks) = self.begin(&present).await else {
                 return;
             };
+            // Not before: a stop meanwhile ends the reports of the earlier era with a last report.
+            if let Some(earlier) = ending.replace(tasks) {
+                earlier.end(&present);
+            }
             // No error: `self` has the sender.
             let _ = eras.changed().await;
-            tasks.end(&eras.borrow());
         }
     }
 

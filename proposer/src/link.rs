@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures::{Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use paxos_common::{
     paxos::{
         ballot::ProposerId,
@@ -15,7 +15,7 @@ use paxos_common::{
     },
     peer::{
         Address, Arrivals, Backoff, MessageLimits as _,
-        acceptor::{AWAY_LONG, Unusable, answer_within},
+        acceptor::{AWAY_LONG, LEAVING_MAX, Unusable, answer_within},
     },
     service::{alarm::Alarm, shutdown::Shutdown},
     wire,
@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::{
     addresses::LinkBook,
@@ -47,9 +47,6 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time without an answer at an address of the acceptor, after which the next address is asked as well.
 const HEDGE_AFTER: Duration = Duration::from_millis(100);
-
-/// Maximum wait of a stop for an acceptor to take the last report.
-const LEAVING_MAX: Duration = Duration::from_millis(200);
 
 /// Open time after which a link has lasted: the next waits are short again. An uncounted acceptor must show its runs
 /// repeatedly, on links that never last.
@@ -294,13 +291,6 @@ async fn serve(
         run,
         reopen: reopen.clone(),
     };
-    let opened = LinkReport::Introduced(introduced, Some(Box::new(open)));
-    if context.inputs.send(Input::Link(id, opened)).await.is_err() {
-        return Ok(());
-    }
-    context.book.witnessed(acceptor, Some(run));
-    attempt.opened_at = Some(Instant::now());
-    tracing::debug!(%address, %acceptor, "link is open");
     let link = AttachedLink {
         context,
         id,
@@ -310,16 +300,25 @@ async fn serve(
         asked,
         reopen,
     };
+    let opened = LinkReport::Introduced(introduced, Some(Box::new(open)));
+    if context.inputs.send(Input::Link(id, opened)).await.is_err() {
+        link.leave().await;
+        return Ok(());
+    }
+    context.book.witnessed(acceptor, Some(run));
+    attempt.opened_at = Some(Instant::now());
+    tracing::debug!(%address, %acceptor, "link is open");
     link.forward(stop).await
 }
 
 /// A link with an open `Attach` stream.
-struct AttachedLink<'a> {
+struct AttachedLink<'a, W> {
     context: &'a LinkContext,
     id: LinkId,
     /// The acceptor, in the run of its introduction.
     member: (AcceptorUuid, RunNumber),
-    words: Streaming<pb::AttachResponse>,
+    /// The acceptor's messages.
+    words: W,
     reports: Reports,
     /// Open calls for the tables of slow acceptors.
     asked: FuturesUnordered<BoxFuture<'a, TableReport>>,
@@ -327,8 +326,9 @@ struct AttachedLink<'a> {
     reopen: CancellationToken,
 }
 
-impl AttachedLink<'_> {
-    /// Forwards messages to the core, and sends reports, until the stream breaks (an error), the driver ends, or `stop`.
+impl<W: Stream<Item = Result<pb::AttachResponse, Status>> + Unpin> AttachedLink<'_, W> {
+    /// Forwards messages to the core, and sends reports, until the stream breaks (an error), the driver ends, or `stop`. At
+    /// both ends the acceptor gets a last report: a message may arrive at the same moment as the stop.
     async fn forward(mut self, stop: &CancellationToken) -> Result<(), Unusable> {
         let context = self.context;
         let (mut alarm, mut due) = (Alarm::new(), self.reports.next(context));
@@ -336,7 +336,7 @@ impl AttachedLink<'_> {
         let broken = loop {
             let report = tokio::select! {
                 // Receiving from a stream, ticking and waiting are all cancel safe.
-                word = self.words.message() => match self.report_of(word) {
+                word = self.words.next() => match self.report_of(word.transpose()) {
                     Ok(report) => report,
                     Err(broken) => break broken,
                 },
@@ -355,20 +355,29 @@ impl AttachedLink<'_> {
                 }
                 () = self.reopen.cancelled() => break Unusable::Distrusted,
                 () = stop.cancelled() => {
-                    if context.shutdown.has_begun() && !context.shutdown.has_failed() {
-                        // After a longer wait, the acceptor lists this proposer as departed for a while.
-                        let _ = timeout(LEAVING_MAX, leave(&self.reports, self.words, context)).await;
-                    }
+                    self.leave().await;
                     return Ok(());
                 }
             };
             if context.inputs.send(Input::Link(self.id, report)).await.is_err() {
+                self.leave().await;
                 return Ok(());
             }
         };
         let closed = Input::Link(self.id, LinkReport::Closed);
         let _ = context.inputs.send(closed).await;
         Err(broken)
+    }
+
+    /// Reports that this proposer ends the stream on purpose: the process stops, the acceptor is no member any more, or another
+    /// link takes over. A process that has failed reports nothing, and the acceptor lists the process as departed.
+    async fn leave(self) {
+        if !self.context.shutdown.has_failed() {
+            let leaving = leave(&self.reports, self.words, self.context);
+            if timeout(LEAVING_MAX, leaving).await.is_err() {
+                tracing::debug!(acceptor = %self.member.0, "the acceptor has not confirmed the last report of this proposer");
+            }
+        }
     }
 
     fn report_of(
@@ -417,3 +426,6 @@ fn report_of(
     };
     Ok(LinkReport::Reported(stamp, event))
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,6 +72,47 @@ fn peer_that_leaves_without_a_word_is_remembered_until_it_is_back() {
 }
 
 #[test]
+fn stop_ends_the_earlier_streams_of_the_process_and_no_later_one() {
+    let roster = Arc::new(Roster::new(RESTART_MAX));
+    let attach = || {
+        let attachment = roster.attach(None).unwrap();
+        attachment.report(report(1, "http://a:1"));
+        attachment
+    };
+    let stopped = || -> Vec<_> { roster.stopped().into_iter().map(|peer| peer.peer).collect() };
+    // The network lost the first stream, and this acceptor has not noticed.
+    let (lost, present) = (attach(), attach());
+    present.leave();
+    assert_eq!(roster.peers(), []);
+    assert_eq!(stopped(), [1]);
+    drop((lost, present));
+    assert_eq!(roster.departed(), [], "the process reported its stop");
+    assert_eq!(stopped(), [1]);
+
+    // A process that opens a stream and ends the earlier one goes on.
+    let (earlier, later) = (attach(), attach());
+    assert_eq!(stopped(), [] as [u64; 0]);
+    earlier.leave();
+    drop(earlier);
+    assert_eq!((roster.peers().len(), stopped().len()), (1, 0));
+    drop(later);
+    assert_eq!((roster.departed().len(), stopped().len()), (1, 0));
+}
+
+#[test]
+fn stopped_peers_are_bounded_and_forgotten() {
+    let roster = Arc::new(Roster::new(RESTART_MAX));
+    for peer in 0..2 * DEPARTED_MAX {
+        let attachment = roster.attach(None).unwrap();
+        attachment.report(report(peer as u64, &format!("http://a:{peer}")));
+        attachment.leave();
+    }
+    assert_eq!(roster.stopped().len(), DEPARTED_MAX);
+    roster.lock().forget(Instant::now() + DEPARTED_AGE_MAX);
+    assert_eq!(roster.stopped(), []);
+}
+
+#[test]
 fn peers_without_an_address_are_different_peers() {
     let roster = Arc::new(Roster::new(RESTART_MAX));
     let (killed, stays) = (roster.attach(None).unwrap(), roster.attach(None).unwrap());

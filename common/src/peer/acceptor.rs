@@ -1,4 +1,4 @@
-//! How every role begins with an acceptor: the call `Form`, the checks of the sender, and the texts of refusals.
+//! How every role begins with an acceptor: the call `Form`, the checks of the sender, and the texts of refusals and warnings.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,8 +10,9 @@ use super::reason;
 use crate::{
     paxos::{
         era::Era,
-        forming::FormReport,
+        forming::{FormReport, Forming, WrongList},
         identity::{AcceptorUuid, ClusterId, Stamp},
+        quorum::Configuration,
         witness::{Run, WentBack},
     },
     wire::{self, Malformed},
@@ -19,6 +20,10 @@ use crate::{
 
 /// Time without a connection after which an acceptor needs a person.
 pub const AWAY_LONG: Duration = Duration::from_secs(30);
+
+/// Longest time that a stop waits for an acceptor to take the last report of an `Attach` stream. After a longer wait, the
+/// acceptor lists the sender as departed. An acceptor that is cut off delays a stop by this time.
+pub const LEAVING_MAX: Duration = Duration::from_millis(500);
 
 /// Deadline of a [`form`] that may carry a step: the answer comes after a commit to disk.
 pub const FORM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -204,6 +209,20 @@ pub fn check_cluster(stamp: Option<&pb::Stamp>, cluster: ClusterId) -> Result<St
             expected: cluster,
         }),
         Some(_) => Ok(stamp),
+    }
+}
+
+/// Warns once of a list of acceptors that is not the list of the members. The addresses are hints: the members are found.
+pub fn warn_of_list(forming: &Forming, configuration: &Configuration) {
+    if let Some(WrongList {
+        no_members_at,
+        right_list,
+    }) = forming.wrong_list(configuration)
+    {
+        tracing::warn!(
+            era = %configuration.era(), ?no_members_at, right_list,
+            "the given list of acceptors is not the list of the members: correct --acceptors"
+        );
     }
 }
 

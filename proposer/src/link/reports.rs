@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use futures::{Stream, StreamExt as _};
 use paxos_common::{
     paxos::identity::{AcceptorUuid, RunNumber},
     service::{alarm::until_next, config::version},
@@ -9,7 +10,7 @@ use paxos_common::{
 };
 use paxos_proto::v1 as pb;
 use tokio::{sync::mpsc, time::Instant};
-use tonic::Streaming;
+use tonic::Status;
 
 use super::LinkContext;
 
@@ -21,10 +22,10 @@ const CALM_REPORT_INTERVAL: Duration = Duration::from_secs(2);
 /// connection.
 const REPORTS_REMEMBERED: usize = 64;
 
-/// Reports that this proposer stops, and waits until the acceptor has closed the stream.
+/// Reports that this proposer ends the stream on purpose, and waits until the acceptor has closed the stream.
 pub(super) async fn leave(
     reports: &Reports,
-    mut words: Streaming<pb::AttachResponse>,
+    mut words: impl Stream<Item = Result<pb::AttachResponse, Status>> + Unpin,
     context: &LinkContext,
 ) {
     let last = pb::AttachRequest {
@@ -32,7 +33,7 @@ pub(super) async fn leave(
         ..report(context, reports.member, reports.last + 1)
     };
     if reports.outbox.send(last).await.is_ok() {
-        while let Ok(Some(_)) = words.message().await {}
+        while let Some(Ok(_)) = words.next().await {}
     }
 }
 

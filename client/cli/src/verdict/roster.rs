@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use paxos_client::{ErrorCode, raw::ClusterReport};
 use paxos_proto::v1::{
-    AttachRequest, InstallingSnapshot, LearnerProgress, LearnerStatusResponse, ProposerPhase,
+    AttachRequest, AttachedPeer, InstallingSnapshot, LearnerProgress, LearnerStatusResponse, ProposerPhase,
     ProposerProgress, ProposerStatusResponse, Role, SnapshotFailure, attach_request::Progress,
 };
 
@@ -13,6 +13,10 @@ use super::{Subject, majority::cluster_answer};
 /// Age in milliseconds of a peer's latest report at which the peer is gone, if another process answers at the same
 /// address.
 const REPLACED_MS: u64 = 2_000;
+/// Milliseconds by which a peer's last report may seem younger than the report of its stop: the acceptors take both at
+/// different moments. A younger report comes from a peer that stopped one stream, went on, and is gone since then.
+const STOPPED_APART_MS: u64 = 1_000;
+
 /// The source of a peer's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -256,7 +260,11 @@ fn reported(status: &ClusterReport) -> Vec<Peer> {
         for attached in &answer.attached {
             youngest(&attached.report, Source::Report(None), attached.age_ms);
         }
-        for departed in &answer.departed {
+        for departed in answer
+            .departed
+            .iter()
+            .filter(|departed| !has_stopped(status, departed))
+        {
             youngest(&departed.report, Source::Departed, departed.age_ms);
         }
     }
@@ -271,6 +279,18 @@ fn reported(status: &ClusterReport) -> Vec<Peer> {
     };
     let left = peers.iter().filter(|peer| !peer.is_departed() || !is_back(peer));
     left.cloned().collect()
+}
+
+/// Whether a departed peer reported its stop to an acceptor. The report may have missed the other acceptors.
+fn has_stopped(status: &ClusterReport, departed: &AttachedPeer) -> bool {
+    let Some(report) = &departed.report else {
+        return false;
+    };
+    let mut stopped = status.answers().flat_map(|answer| &answer.stopped);
+    stopped.any(|stopped| {
+        let is_same = stopped.role == report.role && stopped.peer == report.peer;
+        is_same && stopped.age_ms <= departed.age_ms.saturating_add(STOPPED_APART_MS)
+    })
 }
 
 /// Adds the answer of the process asked at this address.

@@ -5,7 +5,7 @@ use crate::verdict::learner as learner_progress;
 use paxos_client::raw::RoleReport;
 use paxos_proto::v1::{
     AcceptorLink, InstallingSnapshot, LearnerStatusResponse, ProposerPhase, ProposerStatusResponse,
-    SnapshotFailure,
+    SnapshotFailure, StoppedPeer,
 };
 
 /// The answer of the proposer at this port.
@@ -251,6 +251,34 @@ fn learner_that_left_without_a_word_is_a_finding_until_it_is_back() {
     back.report.as_mut().unwrap().peer = 9;
     change(&mut status, 0, |answer| answer.attached.push(back));
     assert_eq!(problems(&status), "");
+}
+
+#[test]
+fn stop_that_one_acceptor_heard_of_is_no_finding() {
+    let mut status = healthy();
+    let gone = AttachedPeer {
+        age_ms: 61_000,
+        ..learner(7203, 100, &[])
+    };
+    let stopped = |peer, age_ms| StoppedPeer {
+        role: Role::Learner.into(),
+        peer,
+        age_ms,
+    };
+    change(&mut status, 1, |answer| answer.departed = vec![gone]);
+    change(&mut status, 0, |answer| {
+        answer.stopped = vec![stopped(7203, 61_400)]
+    });
+    assert_eq!(problems(&status), "");
+    // The stop of another process, and the end of a stream of a process that went on.
+    for other in [stopped(7204, 61_400), stopped(7203, 120_000)] {
+        change(&mut status, 0, |answer| answer.stopped = vec![other]);
+        assert!(
+            problems(&status).contains("7203 is gone"),
+            "{}",
+            problems(&status)
+        );
+    }
 }
 
 #[test]
