@@ -8,7 +8,8 @@ use std::{
 use anyhow::Context as _;
 use paxos_common::{
     peer::{Address, MESSAGE_BYTES_MAX, reason as reason_of},
-    service::{config::parse_duration, failure::Failure, security::TlsArgs},
+    service::{config::parse_duration, failure::Failure, security::TlsArgs, server::may_call},
+    tls::{RoleName, RoleSet},
 };
 use paxos_proto::v1::{
     AcceptorStatusRequest, LearnerStatusRequest, ProposerStatusRequest, acceptor_client::AcceptorClient,
@@ -25,9 +26,13 @@ use crate::{
     output::printable,
 };
 
-/// Health service of an acceptor: serves while the acceptor can vote. The service without a name serves from the start,
-/// because a cluster forms by questions to blank acceptors.
-const ACCEPTOR: &str = "paxos.v1.Acceptor";
+/// The health service of each role: serves while the role is ready. The service without a name serves at a blank acceptor,
+/// too, because a cluster forms by questions to blank acceptors.
+const SERVICES: [(RoleName, &str); 3] = [
+    (RoleName::Acceptor, "paxos.v1.Acceptor"),
+    (RoleName::Proposer, "paxos.v1.Proposer"),
+    (RoleName::Learner, "paxos.v1.Learner"),
+];
 
 /// Ask a role on this machine for its readiness, over grpc.health.v1
 ///
@@ -68,23 +73,32 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let deadline = Instant::now() + args.timeout;
     let unavailable = |error: anyhow::Error| Failure::unavailable(error.context(address.clone()));
     let channel = dialer.connect_lazy(&address, None);
-    let serving = timeout_at(deadline, is_serving(channel.clone(), args.live))
+    let found = timeout_at(deadline, ask(channel.clone(), args.live))
         .await
         .with_context(|| format!("no answer within {:?}", args.timeout))
         .map_err(unavailable)?
         .map_err(|status| unavailable(anyhow::anyhow!(reason_of(&status))))?;
-    if serving {
-        return Ok(());
-    }
-    let reason = match timeout_at(deadline, reason(channel)).await {
+    let role = match found {
+        Found::Ready => return Ok(()),
+        Found::NotReady(role) => role,
+    };
+    let reason = match timeout_at(deadline, reason(channel, role, dialer.own_roles())).await {
         Ok(Some(reason)) => format!(": {}", printable(&reason)),
         Ok(None) | Err(_) => String::new(),
     };
     Err(no(format!("{address} answers, but is not ready{reason}")))
 }
 
-/// Whether the role is ready; with `live`, whether its process answers.
-async fn is_serving(channel: Channel, live: bool) -> Result<bool, Status> {
+/// A process that answers.
+enum Found {
+    /// The role is ready.
+    Ready,
+    /// The role that is not ready; `None`: no role of a cluster.
+    NotReady(Option<RoleName>),
+}
+
+/// Asks which role listens, and whether the role is ready; with `live`, only whether the process answers.
+async fn ask(channel: Channel, live: bool) -> Result<Found, Status> {
     let mut client = HealthClient::new(channel);
     let mut check = async |service: &str| {
         let service = service.to_owned();
@@ -92,32 +106,49 @@ async fn is_serving(channel: Channel, live: bool) -> Result<bool, Status> {
         Ok(answer.into_inner().status() == ServingStatus::Serving)
     };
     if live {
-        return check("").await.map(|_| true);
+        return check("").await.map(|_| Found::Ready);
     }
-    match check(ACCEPTOR).await {
-        // No acceptor listens here. Proposers and learners report readiness by the service without a name.
-        Err(status) if status.code() == Code::NotFound => check("").await,
-        answer => answer,
+    for (role, service) in SERVICES {
+        match check(service).await {
+            Ok(true) => return Ok(Found::Ready),
+            Ok(false) => return Ok(Found::NotReady(Some(role))),
+            // Another role listens here.
+            Err(status) if status.code() == Code::NotFound => {}
+            Err(status) => return Err(status),
+        }
     }
+    let is_ready = check("").await?;
+    Ok(if is_ready {
+        Found::Ready
+    } else {
+        Found::NotReady(None)
+    })
 }
 
-/// Why the role is not ready, in the role's own words; `None` without such a reason.
-async fn reason(channel: Channel) -> Option<String> {
-    let mut acceptor = AcceptorClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut proposer = ProposerClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut learner = LearnerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    // Each role serves only its own service.
-    let reason = if let Ok(answer) = acceptor.status(AcceptorStatusRequest {}).await {
-        answer.into_inner().not_ready
-    } else if let Ok(answer) = proposer.status(ProposerStatusRequest {}).await {
-        answer.into_inner().not_ready
-    } else {
-        learner
-            .status(LearnerStatusRequest {})
-            .await
-            .ok()?
-            .into_inner()
-            .not_ready
+/// Why the role is not ready, in the role's own words; `None` without such a reason. `own`: what the certificate of this command
+/// proves. A certificate without the right to ask gets a hint, and makes no call: the role would refuse the call and log it.
+async fn reason(channel: Channel, role: Option<RoleName>, own: Option<RoleSet>) -> Option<String> {
+    let may_ask = |method| own.is_none_or(|own| own.intersects(may_call(method)));
+    let reason = match role? {
+        RoleName::Acceptor if !may_ask("/paxos.v1.Acceptor/Status") => {
+            "/readyz says why, and so does `paxos status` with the certificate of a client".to_owned()
+        }
+        RoleName::Acceptor => {
+            let mut acceptor = AcceptorClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let answer = acceptor.status(AcceptorStatusRequest {}).await;
+            answer.ok()?.into_inner().not_ready
+        }
+        RoleName::Proposer => {
+            let mut proposer = ProposerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let answer = proposer.status(ProposerStatusRequest {}).await;
+            answer.ok()?.into_inner().not_ready
+        }
+        RoleName::Learner => {
+            let mut learner = LearnerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let answer = learner.status(LearnerStatusRequest {}).await;
+            answer.ok()?.into_inner().not_ready
+        }
+        RoleName::Client | RoleName::Operator => return None,
     };
     Some(reason).filter(|reason| !reason.is_empty())
 }

@@ -12,7 +12,7 @@ use tonic::{
 };
 
 use super::{Address, CONNECT_TIMEOUT, connector::Connector};
-use crate::tls::{RoleName, Tls};
+use crate::tls::{RoleName, RoleSet, Tls};
 
 /// Interval of probes on an open connection, even an idle one, so that a vanished machine is noticed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -44,6 +44,11 @@ impl Dialer {
     /// Whether connections use TLS.
     pub fn uses_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// What the certificate of this process proves; `None` without TLS.
+    pub fn own_roles(&self) -> Option<RoleSet> {
+        self.tls.as_ref().map(Tls::own_roles)
     }
 
     /// Whether addresses of this scheme are dialled. Warns of each other address once.

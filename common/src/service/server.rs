@@ -77,7 +77,7 @@ pub use addresses::{may_take, owner_of};
 pub use chunks::{Chunk, Chunks, chunks};
 pub use deadline::{deadline, sleep_until};
 pub use outgoing::{Room, room};
-pub use rights::{Rights, rights};
+pub use rights::{Rights, may_call, rights};
 pub use traced::received;
 
 /// Limits for connections.

@@ -79,8 +79,8 @@ const TABLE: [(&str, RoleSet); 24] = [
     ),
 ];
 
-/// The roles that may call the method; none for a method that is not in the table.
-fn may_call(path: &str) -> RoleSet {
+/// The roles that may call the method on a connection with TLS; none for a method that is not in the table.
+pub fn may_call(path: &str) -> RoleSet {
     may_call_by(&TABLE, path)
 }
 
