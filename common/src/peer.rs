@@ -29,6 +29,8 @@ pub use dialer::Dialer;
 pub use limits::MessageLimits;
 pub use stream::SpeaksTls;
 
+pub use crate::paxos::forming::without_scheme;
+
 /// The largest message of all our services and clients, in bytes, sent or received. Every generated client and server
 /// needs this limit: see [`MessageLimits`].
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -129,12 +131,6 @@ impl FromStr for Address {
         }
         Ok(Self(format!("{scheme}{authority}")))
     }
-}
-
-/// The text of an address without `http://` or `https://`, as in `p1:7001`.
-pub fn without_scheme(text: &str) -> &str {
-    let rest = text.strip_prefix(HTTP).or_else(|| text.strip_prefix(HTTPS));
-    rest.unwrap_or(text)
 }
 
 /// Whether the host of a text with or without port, and with or without a scheme, is an IPv6 address without brackets.

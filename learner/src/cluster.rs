@@ -202,7 +202,7 @@ impl Cluster {
             known.shown.clear();
             drop(known);
             tracing::info!(
-                era = %configuration.era(), members = addresses_of(configuration),
+                era = %configuration.era(), members = configuration.address_list(),
                 "the members of the cluster have changed"
             );
         }
@@ -376,13 +376,6 @@ impl fmt::Display for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.id.fmt(f)
     }
-}
-
-/// The addresses of the members, as in `--acceptors`.
-pub(crate) fn addresses_of(configuration: &Configuration) -> String {
-    let members = configuration.members().values();
-    let addresses: Vec<&str> = members.map(|member| &*member.address).collect();
-    addresses.join(",")
 }
 
 /// The cluster of a configuration, without connections, for tests.

@@ -11,13 +11,13 @@ use paxos_common::{
     paxos::{
         acceptor::Membership,
         era::Era,
-        forming::{FormAction, FormConflict, FormReport, Forming, WrongList},
+        forming::{FormAction, FormConflict, FormReport, Forming},
         identity::{AcceptorUuid, ClusterId},
         quorum::{Configuration, InvalidConfiguration},
     },
     peer::{
         Address, AddressBook, MessageLimits as _,
-        acceptor::{Unusable, form, form_report},
+        acceptor::{Unusable, form, form_report, warn_of_list},
     },
     sqlite::DataDir,
 };
@@ -27,7 +27,6 @@ use tonic::transport::Channel;
 
 use crate::{
     acceptors::{CALL_DEADLINE, LoggedStanding, backoff},
-    cluster::addresses_of,
     store::stored_configuration,
 };
 
@@ -152,7 +151,7 @@ impl Finder<'_> {
     fn log_wait(&self, round: &AskingRound, stored: Option<&Configuration>) -> bool {
         match (self.cluster, stored) {
             (_, Some(stored)) => tracing::warn!(
-                cluster = %stored.cluster_id(), era = %stored.era(), last_list = addresses_of(stored),
+                cluster = %stored.cluster_id(), era = %stored.era(), last_list = stored.address_list(),
                 "no member of the cluster answers, neither at the given addresses nor at the last known ones: waiting. If the \
                  members have moved, correct --acceptors"
             ),
@@ -171,20 +170,6 @@ fn formed_cluster(membership: &Membership) -> Option<ClusterId> {
     match membership {
         Membership::Formed(configuration) => Some(configuration.cluster_id()),
         Membership::Blank | Membership::Seeded(_) | Membership::Forming(_) => None,
-    }
-}
-
-/// Warns once of a list of acceptors that is not the list of the members. The addresses are hints: the members are found.
-fn warn_of_list(forming: &Forming, configuration: &Configuration) {
-    if let Some(WrongList {
-        no_members_at,
-        right_list,
-    }) = forming.wrong_list(configuration)
-    {
-        tracing::warn!(
-            era = %configuration.era(), ?no_members_at, right_list,
-            "the given list of acceptors is not the list of the members: correct --acceptors"
-        );
     }
 }
 

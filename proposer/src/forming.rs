@@ -6,13 +6,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::future::join_all;
 use paxos_common::{
     paxos::{
-        forming::{FormAction, FormReport, Forming, WrongList},
+        forming::{FormAction, FormReport, Forming},
         identity::ClusterId,
         quorum::{Configuration, MemberEntry},
     },
     peer::{
         Address, Backoff, Dialer,
-        acceptor::{self, FORM_TIMEOUT, Unusable, form_report},
+        acceptor::{self, FORM_TIMEOUT, Unusable, form_report, warn_of_list},
     },
     service::{failure::Failure, shutdown::Shutdown},
 };
@@ -93,27 +93,6 @@ pub(crate) async fn form(
             () = tokio::time::sleep(backoff.next_delay()) => {}
         }
     }
-}
-
-/// Warns once of a list of acceptors that is not the list of the members. The addresses are hints: the members are found.
-fn warn_of_list(forming: &Forming, configuration: &Configuration) {
-    if let Some(WrongList {
-        no_members_at,
-        right_list,
-    }) = forming.wrong_list(configuration)
-    {
-        tracing::warn!(
-            era = %configuration.era(), ?no_members_at, right_list,
-            "the given list of acceptors is not the list of the members: correct --acceptors"
-        );
-    }
-}
-
-/// The addresses of the members, as in `--acceptors`.
-pub(crate) fn addresses_of(configuration: &Configuration) -> String {
-    let members = configuration.members().values();
-    let addresses: Vec<&str> = members.map(|member| &*member.address).collect();
-    addresses.join(",")
 }
 
 /// The listed acceptors, by address.

@@ -401,7 +401,8 @@ fn uuids(configuration: &Configuration) -> String {
     list
 }
 
-fn without_scheme(address: &str) -> &str {
+/// The text of an address without its scheme, as in `p1:7001`: the place of a process, with TLS or without.
+pub fn without_scheme(address: &str) -> &str {
     address.split_once("://").map_or(address, |(_, place)| place)
 }
 

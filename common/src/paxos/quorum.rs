@@ -210,6 +210,12 @@ impl Configuration {
         &self.members
     }
 
+    /// The addresses of the members, as in `--acceptors`.
+    pub fn address_list(&self) -> String {
+        let addresses: Vec<&str> = self.members.values().map(|member| &*member.address).collect();
+        addresses.join(",")
+    }
+
     /// The quorum sizes.
     pub fn quorums(&self) -> Quorums {
         self.quorums

@@ -11,7 +11,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Driver, Link};
 use crate::{
-    forming::addresses_of,
     input::{Input, LinkId, LinkReport, OpenLink},
     link::{self, LinkContext, LinkTarget},
 };
@@ -125,7 +124,7 @@ impl Driver {
         ))
         .filter(|before| before.era().next() == configuration.era());
         tracing::info!(
-            era = %configuration.era(), members = addresses_of(configuration),
+            era = %configuration.era(), members = configuration.address_list(),
             "the members of the cluster have changed"
         );
         self.link_tasks.end_all();
