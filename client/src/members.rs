@@ -9,7 +9,7 @@ use paxos_common::{
 };
 use paxos_proto::v1::{
     AcceptorStatusRequest, AcceptorStatusResponse, ChangeMembersRequest, ChangeMembersResponse,
-    change_members_response::Stage, proposer_client::ProposerClient,
+    proposer_client::ProposerClient,
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
@@ -67,18 +67,18 @@ impl ChangeError {
 }
 
 impl ChangeStream {
-    /// The next stage; the last is `Done`. Stages of a slow caller are left out, and never the last.
+    /// The next answer, with a stage; the last stage is `Done`. Stages of a slow caller are left out, and never the last.
     ///
     /// # Errors
     /// The change was refused after all, or the proposer has lost the lead or the connection.
     ///
     /// # Cancel safety
-    /// Safe: no stage is lost.
-    pub async fn next(&mut self) -> Result<Stage, ChangeError> {
+    /// Safe: no answer is lost.
+    pub async fn next(&mut self) -> Result<ChangeMembersResponse, ChangeError> {
         let closed = || ChangeError::Unknown(Cause::unavailable("the proposer closed the stream"));
         match self.stream.message().await {
-            Ok(Some(answer)) => answer.stage.ok_or_else(closed),
-            Ok(None) => Err(closed()),
+            Ok(Some(answer)) if answer.stage.is_some() => Ok(answer),
+            Ok(_) => Err(closed()),
             Err(status) => Err(ChangeError::of(&status, &self.proposer)),
         }
     }

@@ -71,7 +71,7 @@ impl Drop for Changes {
 fn is_last(stage: &ChangeStage) -> bool {
     match stage {
         ChangeStage::Copying { .. } | ChangeStage::Deciding { .. } | ChangeStage::Switching(_) => false,
-        ChangeStage::Done(_) | ChangeStage::Refused(_) | ChangeStage::Unknown => true,
+        ChangeStage::Done { .. } | ChangeStage::Refused(_) | ChangeStage::Unknown => true,
     }
 }
 
@@ -140,6 +140,8 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use paxos_common::paxos::era::Era;
 
@@ -161,7 +163,10 @@ mod tests {
         assert_eq!(*second.stages.borrow(), copying(2), "under way before");
         assert_eq!(changes.shown().unwrap().stage, copying(2));
         changes.reached(ChangeStage::Switching(Era::FIRST.next()));
-        let done = ChangeStage::Done(configuration());
+        let done = ChangeStage::Done {
+            configuration: configuration(),
+            waited: Duration::ZERO,
+        };
         changes.reached(done.clone());
         assert_eq!(changes.shown(), None);
         for news in [&mut first, &mut second] {

@@ -280,7 +280,7 @@ pub(crate) fn stage_in_words(stage: &ChangeStage) -> String {
         }
         ChangeStage::Deciding { accepted, of } => format!("deciding {accepted} of {of}"),
         ChangeStage::Switching(era) => format!("switching to era {era}"),
-        ChangeStage::Done(_) => "done".to_owned(),
+        ChangeStage::Done { .. } => "done".to_owned(),
         ChangeStage::Refused(_) => "not made".to_owned(),
         ChangeStage::Unknown => "the leader has changed".to_owned(),
     }

@@ -175,7 +175,7 @@ impl Instruments {
         let [done, refused, unknown] = &self.changes;
         match stage {
             ChangeStage::Copying { .. } | ChangeStage::Deciding { .. } | ChangeStage::Switching(_) => {}
-            ChangeStage::Done(_) => done.increment(),
+            ChangeStage::Done { .. } => done.increment(),
             ChangeStage::Refused(_) => refused.increment(),
             ChangeStage::Unknown => unknown.increment(),
         }

@@ -365,7 +365,7 @@ impl Traces {
             ChangeStage::Copying { .. } => "proposer.change.copy",
             ChangeStage::Deciding { .. } => "proposer.change.decide",
             ChangeStage::Switching(_) => "proposer.change.switch",
-            ChangeStage::Done(_) => {
+            ChangeStage::Done { .. } => {
                 self.change = None;
                 return;
             }

@@ -89,7 +89,7 @@ impl View {
             Some(
                 ChangeStage::Deciding { .. }
                 | ChangeStage::Switching(_)
-                | ChangeStage::Done(_)
+                | ChangeStage::Done { .. }
                 | ChangeStage::Refused(_)
                 | ChangeStage::Unknown,
             )
@@ -100,7 +100,7 @@ impl View {
     /// The step of the change under way: 0 none, 1 copying, 2 deciding, 3 switching.
     pub(crate) fn change_step(&self) -> u64 {
         match self.change.as_ref().map(|change| &change.stage) {
-            None | Some(ChangeStage::Done(_) | ChangeStage::Refused(_) | ChangeStage::Unknown) => 0,
+            None | Some(ChangeStage::Done { .. } | ChangeStage::Refused(_) | ChangeStage::Unknown) => 0,
             Some(ChangeStage::Copying { .. }) => 1,
             Some(ChangeStage::Deciding { .. }) => 2,
             Some(ChangeStage::Switching(_)) => 3,

@@ -56,8 +56,12 @@ impl Driver {
         match &stage {
             ChangeStage::Copying { .. } | ChangeStage::Deciding { .. } => {}
             ChangeStage::Switching(era) => tracing::info!(%era, "a change of members takes force"),
-            ChangeStage::Done(configuration) => {
-                tracing::info!(era = %configuration.era(), "the change of members is done");
+            ChangeStage::Done {
+                configuration,
+                waited,
+            } => {
+                let waited_ms = waited.as_millis();
+                tracing::info!(era = %configuration.era(), %waited_ms, "the change of members is done");
             }
             ChangeStage::Refused(refusal) => {
                 tracing::warn!(reason = words(refusal), "the change of members is not made");

@@ -71,7 +71,7 @@ impl Service {
             .is_some_and(|before| asked.makes(before, &present))
         {
             // The channel is empty.
-            let _ = answers.try_send(Ok(done(&present)));
+            let _ = answers.try_send(Ok(done(&present, None)));
             return Ok(receiver);
         }
         let next = match &view.change {
@@ -243,7 +243,8 @@ async fn pass_on(
             &answer,
             Err(_)
                 | Ok(pb::ChangeMembersResponse {
-                    stage: Some(Stage::Done(_))
+                    stage: Some(Stage::Done(_)),
+                    ..
                 })
         );
         let is_news = answer
@@ -284,16 +285,26 @@ pub(super) fn answer_of(
             of: count(*of),
         }),
         ChangeStage::Switching(era) => Stage::Switching(pb::Switching { era: era.get() }),
-        ChangeStage::Done(configuration) => return Ok(done(configuration)),
+        ChangeStage::Done {
+            configuration,
+            waited,
+        } => return Ok(done(configuration, Some(*waited))),
         ChangeStage::Refused(refusal) => return Err(refused(refusal, next)),
         ChangeStage::Unknown => return Err(unknown()),
     };
-    Ok(pb::ChangeMembersResponse { stage: Some(stage) })
+    Ok(pb::ChangeMembersResponse {
+        stage: Some(stage),
+        waited_ms: None,
+    })
 }
 
-fn done(configuration: &Configuration) -> pb::ChangeMembersResponse {
+/// The change is made. `waited`: how long commands waited, if known.
+fn done(configuration: &Configuration, waited: Option<Duration>) -> pb::ChangeMembersResponse {
+    // A part of a millisecond counts as one.
+    let millis = |waited: Duration| u64::try_from(waited.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
     pb::ChangeMembersResponse {
         stage: Some(Stage::Done(configuration.into())),
+        waited_ms: waited.map(millis),
     }
 }
 

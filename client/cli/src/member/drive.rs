@@ -42,7 +42,7 @@ pub(super) async fn drive(
     loop {
         let error = match client.change_members(&plan.request).await {
             Ok(change) => match follow(change, &mut shown, &mut until, timeout).await? {
-                Ended::Done(configuration) => return shown.done(&configuration).await,
+                Ended::Done(configuration, waited) => return shown.done(&configuration, waited).await,
                 Ended::Failed(error) => error,
             },
             Err(error) => error,
@@ -51,7 +51,7 @@ pub(super) async fn drive(
             ChangeError::Refused(cause) => {
                 // After an open outcome, the next leader may know the change as made, and not the request.
                 if is_open && let Some(made) = made(client, plan).await {
-                    return shown.done(&made).await;
+                    return shown.done(&made, None).await;
                 }
                 shown.end();
                 return Err(no(format!("{cause}{}", plan.advice)));
@@ -82,7 +82,8 @@ pub(super) async fn drive(
 }
 
 enum Ended {
-    Done(pb::Configuration),
+    /// The new configuration, and for how long commands waited, in milliseconds, if the leader knows.
+    Done(pb::Configuration, Option<u64>),
     Failed(ChangeError),
 }
 
@@ -95,10 +96,14 @@ async fn follow(
 ) -> Result<Ended, Failure> {
     loop {
         match change.next().await {
-            Ok(Stage::Done(configuration)) => return Ok(Ended::Done(configuration)),
-            Ok(stage) => {
+            Ok(answer) => {
                 *until = Instant::now() + timeout;
-                shown.stage(stage).await?;
+                let waited = answer.waited_ms;
+                match answer.stage {
+                    Some(Stage::Done(configuration)) => return Ok(Ended::Done(configuration, waited)),
+                    Some(stage) => shown.stage(stage).await?,
+                    None => {}
+                }
             }
             Err(error) => {
                 *until = Instant::now() + timeout;
@@ -123,8 +128,6 @@ struct Shown<'a> {
     /// On standard error, if it is a terminal.
     bar: ProgressBar,
     begun: Instant,
-    /// When the era began to end.
-    deciding: Option<Instant>,
     /// The kind of the last line.
     last: &'static str,
 }
@@ -142,14 +145,16 @@ impl<'a> Shown<'a> {
             output,
             bar,
             begun: Instant::now(),
-            deciding: None,
             last: "",
         })
     }
 
     async fn stage(&mut self, stage: Stage) -> Result<(), Failure> {
         if self.output.output == Form::Json {
-            let stage = pb::ChangeMembersResponse { stage: Some(stage) };
+            let stage = pb::ChangeMembersResponse {
+                stage: Some(stage),
+                waited_ms: None,
+            };
             return self
                 .output
                 .print(String::new, || json::message("ChangeMembersResponse", &stage))
@@ -162,16 +167,13 @@ impl<'a> Shown<'a> {
                 // A line at the end alone: the bar shows the rest.
                 return Ok(());
             }
-            Stage::Deciding(deciding) => {
-                self.deciding.get_or_insert_with(Instant::now);
-                (
-                    "deciding",
-                    format!(
-                        "deciding   {} of {} new members have the change\n",
-                        deciding.accepted, deciding.of
-                    ),
-                )
-            }
+            Stage::Deciding(deciding) => (
+                "deciding",
+                format!(
+                    "deciding   {} of {} new members have the change\n",
+                    deciding.accepted, deciding.of
+                ),
+            ),
             Stage::Switching(switching) => ("switching", format!("switching  to era {}\n", switching.era)),
             Stage::Done(_) => return Ok(()),
         };
@@ -200,53 +202,59 @@ impl<'a> Shown<'a> {
         .await
     }
 
-    async fn done(&mut self, configuration: &pb::Configuration) -> Result<(), Failure> {
+    async fn done(
+        &mut self,
+        configuration: &pb::Configuration,
+        waited_ms: Option<u64>,
+    ) -> Result<(), Failure> {
         self.end();
         let read = Configuration::try_from(configuration.clone());
         let text = || match read {
-            Ok(read) => self.done_text(&read),
+            Ok(read) => done_text(self.plan, &read, waited_ms),
             Err(error) => format!("done       ({error})\n"),
         };
         let answer = pb::ChangeMembersResponse {
             stage: Some(Stage::Done(configuration.clone())),
+            waited_ms,
         };
         self.output
             .print(text, || json::message("ChangeMembersResponse", &answer))
             .await
     }
 
-    fn done_text(&self, made: &Configuration) -> String {
-        let members = made.members().len();
-        let quorums = made.quorums();
-        let tolerated = members - quorums.phase1().max(quorums.phase2());
-        let mut text = format!(
-            "done       era {}, {members} members, {}",
-            made.era(),
-            tolerance(Some(tolerated))
-        );
-        if let Some(deciding) = self.deciding {
-            text += &format!("; commands waited at most {} ms", deciding.elapsed().as_millis());
-        }
-        text += ".";
-        if !self.plan.off.is_empty() {
-            text += &format!(" {} may be switched off.", self.plan.off.join(", "));
-        }
-        let addresses = made.members().values().map(|member| member.address.to_string());
-        let addresses: Vec<_> = addresses.collect();
-        let is_same = addresses.len() == self.plan.before.len()
-            && addresses.iter().all(|address| self.plan.before.contains(address));
-        if is_same {
-            text += " PAXOS_ACCEPTORS may stay.\n";
-        } else {
-            text += &format!(
-                " At leisure, set PAXOS_ACCEPTORS={}\n",
-                printable(&addresses.join(","))
-            );
-        }
-        text
-    }
-
     fn end(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// The last line: the new members, for how long commands waited, and what the operator may do now.
+fn done_text(plan: &Plan, made: &Configuration, waited_ms: Option<u64>) -> String {
+    let members = made.members().len();
+    let quorums = made.quorums();
+    let tolerated = members - quorums.phase1().max(quorums.phase2());
+    let mut text = format!(
+        "done       era {}, {members} members, {}",
+        made.era(),
+        tolerance(Some(tolerated))
+    );
+    if let Some(waited_ms) = waited_ms {
+        text += &format!("; commands waited at most {waited_ms} ms");
+    }
+    text += ".";
+    if !plan.off.is_empty() {
+        text += &format!(" {} may be switched off.", plan.off.join(", "));
+    }
+    let addresses = made.members().values().map(|member| member.address.to_string());
+    let addresses: Vec<_> = addresses.collect();
+    let is_same =
+        addresses.len() == plan.before.len() && addresses.iter().all(|address| plan.before.contains(address));
+    if is_same {
+        text += " PAXOS_ACCEPTORS may stay.\n";
+    } else {
+        text += &format!(
+            " At leisure, set PAXOS_ACCEPTORS={}\n",
+            printable(&addresses.join(","))
+        );
+    }
+    text
 }

@@ -120,7 +120,7 @@ async fn lost_member_is_replaced_by_a_blank_acceptor_at_its_address() {
         let output = changed(cluster, &["replace", "acceptor-3"]).await;
         assert!(output.starts_with("replacing acceptor-3 ("), "{output}");
         assert!(
-            output.contains("\ndone       era 1, 3 members, one may be lost"),
+            output.contains("\ndone       era 1, 3 members, one may be lost; commands waited at most "),
             "{output}"
         );
         assert!(output.ends_with("PAXOS_ACCEPTORS may stay.\n"), "{output}");

@@ -63,7 +63,12 @@ pub enum ChangeStage {
     /// The change is in force, and a leader of this era is about to lead.
     Switching(Era),
     /// A leader of the era of this configuration has chosen the change again, so the era orders values. The last news.
-    Done(Arc<Configuration>),
+    Done {
+        /// The new members.
+        configuration: Arc<Configuration>,
+        /// Longest time that commands waited: during a pause, or from the last pause until now.
+        waited: Duration,
+    },
     /// Nothing has changed. The last news.
     Refused(ChangeRefusal),
     /// This proposer does not lead any more, and does not know whether the change takes force. The last news.
@@ -125,8 +130,12 @@ pub(super) struct MemberChange {
     step: ChangeStep,
     /// The slot of the change, once this proposer has proposed the change.
     slot: Option<Slot>,
-    /// Pauses so far.
+    /// Ended pauses so far.
     pauses: u32,
+    /// The longest of these pauses.
+    longest_pause: Duration,
+    /// The begin of the pause that has not ended. Commands wait from then until the next era orders values.
+    paused_at: Option<Duration>,
     /// Since when the copy runs: the request, or the end of the last pause.
     since: Duration,
     /// The latest news.
@@ -237,6 +246,8 @@ impl Proposer {
             step: ChangeStep::Copying,
             slot: None,
             pauses: 0,
+            longest_pause: Duration::ZERO,
+            paused_at: None,
             since: self.awake(),
             said: None,
         })
@@ -279,6 +290,8 @@ impl Proposer {
             return;
         }
         lead.pause(false);
+        change.longest_pause = change.waited(self.now);
+        change.paused_at = None;
         change.step = ChangeStep::Copying;
         change.since = now;
         change.is_soon = false;
@@ -305,6 +318,7 @@ impl Proposer {
                 until: now + timeout,
                 asked: false,
             };
+            change.paused_at = Some(self.now);
             lead.pause(true);
         }
         let is_ready = change.is_near(lead) && change.is_at_tip(lead);
@@ -402,7 +416,7 @@ impl Proposer {
             self.say(ChangeStage::Switching(self.configuration.era()));
         } else if change.step == ChangeStep::Switching {
             // Only an era that orders values is ended by a change.
-            let done = ChangeStage::Done(Arc::clone(&change.configuration));
+            let done = change.done(self.now);
             self.end_change(done);
         } else if is_made || self.configuration.era() > change.configuration.era() {
             self.end_change(ChangeStage::Unknown);
@@ -417,8 +431,9 @@ impl Proposer {
         let is_done = |change: &MemberChange| {
             change.step == ChangeStep::Switching && change.slot.is_some_and(|slot| self.chosen_to() > slot)
         };
-        if self.change.as_ref().is_some_and(is_done) {
-            self.end_change(ChangeStage::Done(Arc::clone(&self.configuration)));
+        if let Some(change) = self.change.as_ref().filter(|change| is_done(change)) {
+            let done = change.done(self.now);
+            self.end_change(done);
         }
     }
 

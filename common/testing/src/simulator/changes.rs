@@ -411,12 +411,12 @@ impl World<'_> {
                 self.statistics.count(Counted::ChangesRefused);
                 return;
             }
-            ChangeStage::Refused(_) | ChangeStage::Unknown | ChangeStage::Done(_) => {}
+            ChangeStage::Refused(_) | ChangeStage::Unknown | ChangeStage::Done { .. } => {}
         }
         let operator = self.operator();
         operator.asked = operator.asked.filter(|(asked, _)| *asked != proposer);
         match stage {
-            ChangeStage::Done(configuration) => {
+            ChangeStage::Done { configuration, .. } => {
                 self.statistics.count(Counted::ChangesDone);
                 self.invariants.eras.done(configuration.era());
                 self.happened(Happened::Changed);

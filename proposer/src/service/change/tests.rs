@@ -144,7 +144,10 @@ async fn caller_receives_the_stages_up_to_the_last() {
         ChangeStage::Copying { slots: 1, of: 2 },
         ChangeStage::Deciding { accepted: 1, of: 2 },
         ChangeStage::Switching(configuration.era()),
-        ChangeStage::Done(Arc::clone(&configuration)),
+        ChangeStage::Done {
+            configuration: Arc::clone(&configuration),
+            waited: Duration::ZERO,
+        },
     ])
     .await;
     let received: Vec<_> = received.into_iter().map(Result::unwrap).collect();
@@ -159,6 +162,22 @@ async fn caller_receives_the_stages_up_to_the_last() {
         Stage::Done(pb::Configuration::from(&*configuration)),
     ];
     assert_eq!(received, expected);
+}
+
+#[test]
+fn made_change_says_how_long_commands_waited() {
+    let configuration = next([1, 2, 4]);
+    let waited_ms = |waited| done(&configuration, waited).waited_ms;
+    assert_eq!(waited_ms(Some(Duration::from_micros(6_001))), Some(7));
+    assert_eq!(waited_ms(Some(Duration::ZERO)), Some(0));
+    assert_eq!(waited_ms(None), None, "made before the request");
+    let stage = ChangeStage::Done {
+        configuration: Arc::clone(&configuration),
+        waited: Duration::from_millis(5),
+    };
+    assert_eq!(answer_of(&stage, &configuration, 0).unwrap().waited_ms, Some(5));
+    let switching = ChangeStage::Switching(configuration.era());
+    assert_eq!(answer_of(&switching, &configuration, 0).unwrap().waited_ms, None);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
-//! When joiners are close enough for a pause, and the new members ready for the change.
+//! When joiners are close enough for a pause, when the new members are ready for the change, and how long commands waited.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{ChangeStage, ChangeStep, MemberChange};
 use crate::paxos::{identity::AcceptorUuid, proposer::Lead, slot::Slot};
@@ -15,6 +15,20 @@ const HEEL_SLOTS: u64 = 16;
 const SLOW_MAX: Duration = Duration::from_secs(10);
 
 impl MemberChange {
+    /// Longest time that commands waited until `now`: during a pause, or from the last pause on.
+    pub(super) fn waited(&self, now: Duration) -> Duration {
+        let present = self.paused_at.map(|begun| now.saturating_sub(begun));
+        self.longest_pause.max(present.unwrap_or_default())
+    }
+
+    /// The last news of this change, once its era orders values.
+    pub(super) fn done(&self, now: Duration) -> ChangeStage {
+        ChangeStage::Done {
+            configuration: Arc::clone(&self.configuration),
+            waited: self.waited(now),
+        }
+    }
+
     /// Whether no joiner lacks more than this many slots.
     fn lack_at_most(&self, lead: &Lead, most: u64) -> bool {
         let is_close = |joiner: &AcceptorUuid| {

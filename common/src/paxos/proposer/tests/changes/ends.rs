@@ -38,7 +38,7 @@ fn candidate_of_the_next_era_does_not_prove_that_the_change_is_done() {
     );
     heard.known_to = slot(2);
     bench.say(1, heard);
-    assert_eq!(bench.stages(), [ChangeStage::Done(configuration)]);
+    assert_eq!(bench.stages(), [done(&configuration, 0)]);
 }
 
 #[test]
@@ -46,7 +46,33 @@ fn later_era_proves_that_the_change_before_is_done() {
     let (mut bench, configuration) = switching();
     let third = next_of(&configuration);
     bench.handle(Event::LaterConfiguration(Arc::new(third)));
-    assert_eq!(bench.stages(), [ChangeStage::Done(configuration)]);
+    assert_eq!(bench.stages(), [done(&configuration, 0)]);
+}
+
+#[test]
+fn commands_waited_from_the_pause_until_the_next_era_orders_values() {
+    let mut bench = Bench::new();
+    bench.lead();
+    bench.propose(1, "a");
+    let configuration = next(&bench, &[1, 2], 2, 2);
+    let change = change_to(&configuration);
+    bench.pass(1_000);
+    bench.handle(Event::ChangeMembers(ChangeRequest { change }));
+    // The pause.
+    bench.pass(30);
+    for (slots, voted_to, chosen_to) in [(&[(0, 1)][..], 1, 0), (&[][..], 1, 1), (&[(1, 2)][..], 2, 1)] {
+        bench.pass(4);
+        for number in [1, 2] {
+            bench.answer(number, 0, marked(slots, voted_to, chosen_to));
+        }
+    }
+    assert_eq!(bench.adopted(), Some(1));
+    bench.handle(Event::Opened(uuid(1)));
+    let mut heard = word(ballot(1, 9).in_era(Era::FIRST.next()), 0);
+    heard.known_to = slot(2);
+    bench.pass(500);
+    bench.say(1, heard);
+    assert_eq!(bench.stages(), [done(&configuration, 542)]);
 }
 
 #[test]

@@ -90,6 +90,31 @@ fn first_pause_begins_once_the_joiner_is_close_and_the_next_after_a_leader_timeo
 }
 
 #[test]
+fn pause_without_success_counts_if_it_was_longer_than_the_last() {
+    let mut bench = copying();
+    bench.joiner_has(190);
+    bench.pass(200);
+    bench.joiner_has(190);
+    assert!(!is_paused(&mut bench, 200));
+    for number in [1, 2] {
+        bench.answer(number, 0, marked(&[(200, 201)], 201, 200));
+    }
+    bench.pass(200);
+    bench.joiner_has(200);
+    bench.pass(3);
+    for number in [1, 4] {
+        bench.answer(number, 0, marked(&[], 201, 201));
+    }
+    for number in [1, 2] {
+        bench.answer(number, 0, marked(&[(201, 202)], 202, 201));
+    }
+    assert_eq!(bench.adopted(), Some(1));
+    let made = Arc::clone(bench.core.configuration());
+    bench.handle(Event::LaterConfiguration(Arc::new(next_of(&made))));
+    assert_eq!(bench.stages(), [done(&made, 200)]);
+}
+
+#[test]
 fn pause_also_begins_for_a_joiner_that_is_fast_or_too_slow_for_the_load() {
     for (before, after, is_soon) in [(0, 130, false), (0, 140, true), (120, 150, false)] {
         let mut bench = copying();
