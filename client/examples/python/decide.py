@@ -1,4 +1,4 @@
-"""Decides a name, with nothing but the contract in proto/: the first value to be ordered wins, for everybody."""
+"""Decides a name, with nothing but the contract in proto/: the first ordered value wins, for all clients."""
 
 import os
 import pathlib
