@@ -16,6 +16,8 @@ use super::{
 
 /// Longest wait for a place of another caller. The handshake of this caller is complete.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Interval of the search for a connection that makes room: connections used a moment ago do so later.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The places of connections of clients and operators. Cheap to clone; clones share the places.
 #[derive(Clone, Debug)]
@@ -70,7 +72,7 @@ impl OutsidePlaces {
         })
     }
 
-    /// Lets a connection make room, and waits for a place.
+    /// Lets one connection make room, and waits for a place.
     async fn wait(&self, usage: &Arc<Usage>, address: IpAddr) -> ConnectionPlace {
         let mut has_made_room = false;
         loop {
@@ -80,20 +82,21 @@ impl OutsidePlaces {
             match self.addresses.take(address) {
                 Ok(place) => return place,
                 Err(why) if !has_made_room => {
-                    has_made_room = true;
-                    self.make_room(|open| match why {
+                    has_made_room = self.make_room(|open| match why {
                         NoPlace::Full => true,
                         NoPlace::OfAddress => Arc::ptr_eq(&open.address, &usage.address),
                     });
                 }
                 Err(_) => {}
             }
-            freed.await;
+            // Without a free place, the next look follows.
+            let _ = timeout(LOOK, freed).await;
         }
     }
 
-    /// Closes the longest unused connection of those that match, unless it was used recently.
-    fn make_room(&self, matches: impl Fn(&Usage) -> bool) {
+    /// Closes the longest unused connection of those that match, unless it was used recently. Returns whether a connection
+    /// closes.
+    fn make_room(&self, matches: impl Fn(&Usage) -> bool) -> bool {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let unused = open
             .iter()
@@ -101,12 +104,12 @@ impl OutsidePlaces {
             .filter(|usage| !usage.is_closing() && matches(usage))
             .filter_map(|usage| Some((usage.unused_since()?, usage)))
             .min_by_key(|&(since, _)| since);
-        if let Some((since, usage)) = unused
-            && since.elapsed() >= self.protected
-        {
-            tracing::debug!("closing a client's connection without calls: another client waits for a place");
-            usage.make_room();
-        }
+        let Some((_, usage)) = unused.filter(|(since, _)| since.elapsed() >= self.protected) else {
+            return false;
+        };
+        tracing::debug!("closing a client's connection without calls: another client waits for a place");
+        usage.make_room();
+        true
     }
 }
 
@@ -148,6 +151,61 @@ mod tests {
         );
         drop((first, third));
         assert!(places.take(&usages[3], address(4)).await.is_some(), "given back");
+    }
+
+    /// Four connections that came one after the other, of which the first was used last. `protected` is the limit of the
+    /// places.
+    async fn four(protected: Duration) -> (OutsidePlaces, Vec<Arc<Usage>>, Vec<Option<OutsidePlace>>) {
+        let places = OutsidePlaces::new(8, protected);
+        let (mut usages, mut held) = (Vec::new(), Vec::new());
+        for number in 0..4 {
+            let usage = Arc::new(Usage::new());
+            held.push(places.take(&usage, address(number)).await);
+            usages.push(usage);
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        usages[0].hold();
+        usages[0].release();
+        (places, usages, held)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_longest_unused_connection_makes_room() {
+        let (places, usages, mut held) = four(Duration::ZERO).await;
+        // The connection ends, as its task would do.
+        let ending = async {
+            let closed = timeout(2 * WAIT_MAX, usages[1].closed()).await;
+            held[1] = None;
+            closed
+        };
+        let late = Arc::new(Usage::new());
+        let (place, closed) = tokio::join!(places.take(&late, address(4)), ending);
+        let closing: Vec<_> = usages.iter().map(|usage| usage.is_closing()).collect();
+        assert_eq!(closing, [false, true, false, false]);
+        assert!(place.is_some() && closed.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_used_a_moment_ago_makes_room_later() {
+        let (places, usages, mut held) = four(Duration::from_millis(500)).await;
+        let ending = async {
+            let closed = timeout(2 * WAIT_MAX, usages[1].closed()).await;
+            held[1] = None;
+            closed
+        };
+        let (late, begun) = (Arc::new(Usage::new()), tokio::time::Instant::now());
+        let (place, closed) = tokio::join!(places.take(&late, address(4)), ending);
+        assert!(place.is_some() && closed.is_ok());
+        assert!(begun.elapsed() >= Duration::from_millis(490), "too early");
+        assert_eq!(usages.iter().filter(|usage| usage.is_closing()).count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_used_a_moment_ago_makes_no_room() {
+        let (places, usages, _held) = four(3 * WAIT_MAX).await;
+        let late = Arc::new(Usage::new());
+        assert!(places.take(&late, address(4)).await.is_none());
+        assert!(usages.iter().all(|usage| !usage.is_closing()));
     }
 
     #[tokio::test(start_paused = true)]
