@@ -314,6 +314,7 @@ mod tests {
 
     use crate::peer::{Address, Dialer};
     use tokio_util::sync::CancellationToken;
+    use tonic::Code;
     use tonic_health::pb::{HealthCheckRequest, health_check_response, health_client::HealthClient};
 
     const SERVICE: &str = "paxos.v1.Acceptor";
@@ -370,6 +371,31 @@ mod tests {
         assert_eq!((check("").await, check(SERVICE).await), (true, false));
         health.set_serving(false).await;
         assert!(!check("").await);
+        shutdown.begin();
+        running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn messages_of_probes_above_16_kib_are_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shutdown = Shutdown::new(&CancellationToken::new());
+        let (server, _health) = Server::new(listener, SERVICE, Routes::default()).await.unwrap();
+        let address: Address = format!("http://{}", server.local_addr()).parse().unwrap();
+        let running = tokio::spawn(server.run(shutdown.clone()));
+        let client = HealthClient::new(Dialer::default().connect_lazy(&address, None));
+        // Before the name of the service, a message has three bytes.
+        for (bytes, code) in [
+            (16 * 1024 - 3, Code::NotFound),
+            (16 * 1024 - 2, Code::InvalidArgument),
+        ] {
+            let service = "x".repeat(bytes);
+            let refusal = client
+                .clone()
+                .check(HealthCheckRequest { service })
+                .await
+                .unwrap_err();
+            assert_eq!(refusal.code(), code, "{refusal}");
+        }
         shutdown.begin();
         running.await.unwrap().unwrap();
     }

@@ -283,6 +283,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn connection_in_its_handshake_makes_room_before_one_that_is_unused_for_longer() {
+        let (mut incoming, local) = listen(LIMITS).await;
+        let _clients = [
+            TcpStream::connect(local).await.unwrap(),
+            TcpStream::connect(local).await.unwrap(),
+        ];
+        let (unused, greeting) = (next(&mut incoming).await, next(&mut incoming).await);
+        greeting.usage().set_greeting(true);
+        // From now on both may make room.
+        sleep(LIMITS.protected).await;
+        let _third = TcpStream::connect(local).await.unwrap();
+        let ending = tokio::time::timeout(Duration::from_secs(30), ends(greeting));
+        let (third, ended) = tokio::join!(next(&mut incoming), ending);
+        ended.unwrap();
+        assert!(!unused.usage().is_closing());
+        drop(third);
+    }
+
+    #[tokio::test]
+    async fn connection_used_a_moment_ago_makes_no_room() {
+        let (mut incoming, local) = listen(ConnectionLimits {
+            protected: LONG,
+            ..LIMITS
+        })
+        .await;
+        let _clients = [
+            TcpStream::connect(local).await.unwrap(),
+            TcpStream::connect(local).await.unwrap(),
+        ];
+        let open = [next(&mut incoming).await, next(&mut incoming).await];
+        let _third = TcpStream::connect(local).await.unwrap();
+        let third = tokio::time::timeout(Duration::from_millis(50), next(&mut incoming));
+        assert!(third.await.is_err(), "a third connection was accepted");
+        assert!(open.iter().all(|connection| !connection.usage().is_closing()));
+    }
+
+    #[tokio::test]
     async fn address_with_a_full_share_waits_and_other_addresses_do_not() {
         let (mut incoming, local) = listen(ConnectionLimits {
             connections: 32,

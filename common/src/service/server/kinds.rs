@@ -174,6 +174,21 @@ mod tests {
     }
 
     #[test]
+    fn only_messages_of_peers_and_clients_may_be_large() {
+        for (path, bytes) in [
+            ("/paxos.v1.Acceptor/Accept", MESSAGE_BYTES_MAX),
+            ("/paxos.v1.Learner/Read", MESSAGE_BYTES_MAX),
+            ("/paxos.v1.Learner/Status", 16_384),
+            ("/grpc.health.v1.Health/Check", 16_384),
+            ("/grpc.health.v1.Health/Watch", 16_384),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", 16_384),
+            ("/", 16_384),
+        ] {
+            assert_eq!(CallKind::of_path(path).message_bytes_max(), bytes, "{path}");
+        }
+    }
+
+    #[test]
     fn http_2_announces_the_calls_of_one_connection() {
         let (_, of_connection) = CallKind::Clients.most_outside();
         assert_eq!(of_connection, OUTSIDE_STREAMS_MAX as usize);

@@ -271,6 +271,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn health_checks_of_clients_are_limited_together_by_address_and_by_connection() {
+        let all = Arc::new(OpenCalls::default());
+        // Each connection has an address of its own.
+        let clients: Vec<_> = (0..384)
+            .map(|_| fill(&all, CallKind::Checks, false, &outside()))
+            .collect();
+        assert!(clients.iter().all(|checks| checks.len() <= 2));
+        assert_eq!(clients.iter().map(Vec::len).sum::<usize>(), 256);
+        let refusal = CallPlace::take(&all, CallKind::Checks, false, Some(outside())).unwrap_err();
+        assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+        // Every check of the cluster's own processes is answered.
+        let peers: Vec<_> = (0..384).map(|_| open_all(&all, CallKind::Checks)).collect();
+        assert!(peers.iter().all(|checks| checks.len() == 2));
+        drop((clients, peers));
+        let address = Arc::default();
+        let of_address = || {
+            let usage = Arc::new(Usage::of(Arc::clone(&address)));
+            usage.set_outside();
+            fill(&all, CallKind::Checks, false, &usage)
+        };
+        let greedy: Vec<_> = (0..384).flat_map(|_| of_address()).collect();
+        assert_eq!(greedy.len(), 128, "one address has half");
+        assert_eq!(fill(&all, CallKind::Checks, false, &outside()).len(), 2);
+    }
+
     /// A connection of a client, known by its certificate.
     fn outside() -> Arc<Usage> {
         let usage = Arc::new(Usage::new());

@@ -196,3 +196,82 @@ async fn handshake_of_a_known_address_is_not_the_first_to_make_room() {
     let (_, victim) = greeting.handshakes.victim().unwrap();
     assert_eq!(victim.owner, new);
 }
+
+/// A handshake of this address that began this long ago, and never ends.
+fn begin(handshakes: &mut Handshakes, owner: IpAddr, age: Duration) -> Id {
+    let abort = handshakes.tasks.spawn(std::future::pending());
+    let id = abort.id();
+    let since = Instant::now() - age;
+    handshakes.running.insert(id, Running { owner, since, abort });
+    id
+}
+
+#[tokio::test]
+async fn oldest_handshake_of_the_address_with_the_most_makes_room() {
+    let dir = TempDir::new().unwrap();
+    let (mut handshakes, _caller) = waiting(&dir).await;
+    let [one, crowd] = [8, 9].map(|number| IpAddr::from([127, 0, 0, number]));
+    begin(&mut handshakes, one, Duration::from_secs(3));
+    begin(&mut handshakes, crowd, Duration::from_secs(1));
+    let oldest = begin(&mut handshakes, crowd, Duration::from_secs(2));
+    begin(&mut handshakes, crowd, Duration::ZERO);
+    let (victim, _) = handshakes.victim().unwrap();
+    assert_eq!(*victim, oldest);
+}
+
+#[tokio::test]
+async fn handshake_that_began_a_moment_ago_makes_no_room() {
+    let dir = TempDir::new().unwrap();
+    let (mut handshakes, _caller) = waiting(&dir).await;
+    tokio::time::pause();
+    let crowd = IpAddr::from([127, 0, 0, 9]);
+    let first = begin(&mut handshakes, crowd, Duration::from_millis(1));
+    for _ in 1..RUNNING_MAX {
+        begin(&mut handshakes, crowd, Duration::ZERO);
+    }
+    let soon = Duration::from_millis(20);
+    handshakes.start_next();
+    let ended = timeout(soon, handshakes.tasks.join_next_with_id()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    let oldest = handshakes.running.get_mut(&first).unwrap();
+    oldest.since -= PROTECTED;
+    handshakes.start_next();
+    let ended = timeout(WAIT_MAX, handshakes.tasks.join_next_with_id()).await;
+    assert_eq!(ended.unwrap().unwrap().unwrap_err().id(), first);
+    assert!(!handshakes.waiting.is_empty(), "the place is free afterwards");
+}
+
+#[tokio::test]
+async fn handshakes_begin_one_at_a_time_in_intervals() {
+    let dir = TempDir::new().unwrap();
+    let mut greeting = Greeting::new(&dir).await;
+    let mut callers = Vec::new();
+    for _ in 0..3 {
+        callers.push(connect("127.0.0.9:0", greeting.local).await);
+        let connection = greeting.incoming.next().await.unwrap().unwrap();
+        greeting.handshakes.wait(connection);
+    }
+    tokio::time::pause();
+    let mut running = Vec::new();
+    for _ in 0..3 {
+        // Twice at the same moment.
+        greeting.handshakes.start_next();
+        greeting.handshakes.start_next();
+        running.push(greeting.handshakes.running.len());
+        tokio::time::advance(START_INTERVAL).await;
+    }
+    assert_eq!(running, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn handshake_of_a_silent_caller_is_given_up_after_five_seconds() {
+    let dir = TempDir::new().unwrap();
+    let (mut handshakes, _caller) = waiting(&dir).await;
+    tokio::time::pause();
+    let begun = Instant::now();
+    handshakes.start_next();
+    let ended = handshakes.tasks.join_next().await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().outcome, HandshakeOutcome::Unfinished);
+    let after = begun.elapsed();
+    assert!((5..6).contains(&after.as_secs()), "{after:?}");
+}

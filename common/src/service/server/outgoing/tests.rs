@@ -159,6 +159,24 @@ async fn connection_with_a_stalled_reader_is_closed_once_another_waits() {
 }
 
 #[tokio::test]
+async fn longest_stalled_reader_is_closed_first_and_no_more_than_needed() {
+    let pool = pool();
+    let (first, second) = (connection(), connection());
+    let hand_over = |usage| {
+        let part = Bytes::from(vec![7; ALL / 2]);
+        account(&pool, usage).hand_over(part).unwrap()
+    };
+    let (mut of_first, mut of_second) = (hand_over(&first), hand_over(&second));
+    let stuck = (of_first.next(), of_second.next());
+    age(&pool, PATIENCE);
+    pool.lock().held.values_mut().next_back().unwrap().since -= PATIENCE;
+    let room = Room::of(account(&pool, &connection()));
+    assert!(!is_taken(&room, ALL / 4));
+    assert!(second.is_closing() && !first.is_closing());
+    drop((stuck, of_first, of_second));
+}
+
+#[tokio::test]
 async fn reader_that_has_taken_all_is_not_cut_off() {
     let pool = pool();
     let (reader, newcomer) = (connection(), connection());
