@@ -173,6 +173,27 @@ mod tests {
     };
 
     #[test]
+    fn age_is_reported_from_a_third_and_from_a_tenth_of_the_lifetime_on() {
+        let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
+        // The test may take some of these seconds.
+        const SLACK: i64 = 100;
+        for (left, age) in [
+            (3_000 + SLACK, Age::Fresh),
+            (3_000, Age::Warning),
+            (900 + SLACK, Age::Warning),
+            (900, Age::Error),
+        ] {
+            let files = ca.issue_with(dir.path(), &["acceptor.paxos.internal"], left, |params| {
+                params.not_before = params.not_after - time::Duration::seconds(9_000);
+            });
+            let acceptor = load(&files, RoleName::Acceptor);
+            let mut reloading = Reloading::new(FileContents::read(&files).unwrap());
+            reloading.look(&acceptor, || FileContents::read(&files));
+            assert_eq!(reloading.age, age, "{left} s of 9,000 are left");
+        }
+    }
+
+    #[test]
     fn trouble_that_ended_is_reported_again() {
         let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
         let files = ca.issue(dir.path(), &["acceptor.paxos.internal"], 3_600);

@@ -318,6 +318,35 @@ fn files_that_are_replaced_just_now_are_read_again_later() {
 }
 
 #[test]
+fn files_behind_a_link_are_taken_when_the_link_changes() {
+    let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
+    let path = |name: &str| dir.path().join(name);
+    let (old, new) = (path("old"), path("new"));
+    ca.issue(&old, &[ACCEPTOR], HOUR);
+    ca.issue(&new, &[ACCEPTOR], 2 * HOUR);
+    // As in a volume of Kubernetes: links through a link to a directory, which is replaced in one step.
+    let link = |to: &std::path::Path| {
+        std::os::unix::fs::symlink(to, path("next")).unwrap();
+        fs::rename(path("next"), path("data")).unwrap();
+    };
+    link(&old);
+    let files = ["cert", "key", "ca"].map(|name| {
+        std::os::unix::fs::symlink(path("data").join(name), path(name)).unwrap();
+        path(name)
+    });
+    let [cert, key, ca] = files;
+    let files = TlsFiles { cert, key, ca };
+    let acceptor = load(&files, RoleName::Acceptor);
+    let mut reloading = acceptor.0.reloading.lock().unwrap().take().unwrap();
+    let before = acceptor.expires_in().0;
+    reloading.look(&acceptor, || FileContents::read(&files));
+    assert!(acceptor.expires_in().0 <= before, "nothing is new");
+    link(&new);
+    reloading.look(&acceptor, || FileContents::read(&files));
+    assert!(acceptor.expires_in().0 > before);
+}
+
+#[test]
 fn certificate_of_the_future_is_taken_when_its_time_comes() {
     let (dir, ca) = (TempDir::new().unwrap(), TestCa::new());
     let files = ca.issue(dir.path(), &[ACCEPTOR], HOUR);
