@@ -62,13 +62,31 @@ impl ConnectionArgs {
     }
 }
 
-/// Opens connections with this TLS identity, or in plaintext, to these addresses.
+/// Opens connections with this TLS identity, or in plaintext, to these addresses: for a command that ends soon.
 pub(crate) fn dialer(tls: &TlsArgs, addresses: &[Address]) -> Result<Dialer, Failure> {
+    dialer_of(identity(tls)?, addresses)
+}
+
+/// The same for a command that can last: renewed files are taken while the command runs.
+///
+/// # Panics
+/// Outside a Tokio runtime.
+pub(crate) fn lasting_dialer(tls: &TlsArgs, addresses: &[Address]) -> Result<Dialer, Failure> {
+    let tls = identity(tls)?;
+    if let Some(tls) = &tls {
+        tls.keep_reloaded();
+    }
+    dialer_of(tls, addresses)
+}
+
+fn identity(tls: &TlsArgs) -> Result<Option<Tls>, Failure> {
     let settings = tls.clone().settings().map_err(Failure::usage)?;
-    let tls = settings
-        .map(|settings| Tls::load(settings, OwnRole::Any))
-        .transpose();
-    let dialer = Dialer::new(tls.map_err(Failure::usage)?);
+    let tls = settings.map(|settings| Tls::load(settings, OwnRole::Any));
+    tls.transpose().map_err(Failure::usage)
+}
+
+fn dialer_of(tls: Option<Tls>, addresses: &[Address]) -> Result<Dialer, Failure> {
+    let dialer = Dialer::new(tls);
     check_schemes(&dialer, addresses)?;
     Ok(dialer)
 }

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     backup::check::check,
-    connection::dialer,
+    connection::lasting_dialer,
     json::uint64,
     output::{OutputArgs, hex, printable},
 };
@@ -103,7 +103,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 /// Safe: the same command goes on.
 async fn restore(args: &Args, origin: Origin) -> Result<(Configuration, bool), Failure> {
     let is_chained = !origin.earlier().is_empty();
-    let dialer = dialer(&args.tls, args.acceptors.addresses())?;
+    let dialer = lasting_dialer(&args.tls, args.acceptors.addresses())?;
     let targets = RestoreTargets::new(args.acceptors.addresses(), &dialer, args.timeout, is_chained);
     let addresses: Vec<Arc<str>> = targets.addresses().collect();
     let mut restoring = Restoring::new(addresses, origin).map_err(conflict)?;

@@ -100,13 +100,12 @@ pub(crate) async fn run(args: &[&str]) -> Output {
     run_with(args, &Environment::new()).await
 }
 
-/// As [`run`], in this environment.
+/// As [`run`], in this environment. Dropping the call ends the process: a test that waited too long fails, and does not
+/// wait on.
 pub(crate) async fn run_with(args: &[&str], environment: &Environment) -> Output {
-    let mut command = paxos(args);
-    command.envs(environment.iter().cloned());
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
+    let mut command = tokio::process::Command::from(paxos(args));
+    command.envs(environment.iter().cloned()).kill_on_drop(true);
+    command.output().await.unwrap()
 }
 
 /// Standard output of a successful command, as text.

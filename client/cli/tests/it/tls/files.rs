@@ -4,7 +4,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use paxos_client::TlsFiles;
 
-use crate::harness::{Process, free_ports, run_with, stderr, tls, until};
+use super::refused_start;
+use crate::harness::{Process, free_ports, run_with, tls, until};
 
 fn acceptor_flags(data: &str) -> Vec<&str> {
     vec![
@@ -19,12 +20,10 @@ fn acceptor_flags(data: &str) -> Vec<&str> {
     ]
 }
 
-/// What an acceptor with these files says before it exits 2.
-async fn refused(data: &Path, files: &TlsFiles) -> String {
+/// What an acceptor with these files says before it exits 2; `fault` is what is wrong with the files.
+async fn refused(data: &Path, files: &TlsFiles, fault: &str) -> String {
     let data = data.display().to_string();
-    let refused = run_with(&acceptor_flags(&data), &tls::variables(files)).await;
-    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
-    stderr(&refused)
+    refused_start(&acceptor_flags(&data), &tls::variables(files), fault).await
 }
 
 #[tokio::test]
@@ -89,18 +88,18 @@ async fn unusable_files_end_the_start_and_are_named() {
         ),
         (issue("nameless", &tls::Wanted::of(&[])), "its DNS names: none"),
     ] {
-        let said = refused(&data, &files).await;
+        let said = refused(&data, &files, expected).await;
         assert!(said.contains(expected), "{said}");
     }
     let empty = TlsFiles {
         cert: path("empty"),
         ..good.clone()
     };
-    let said = refused(&data, &empty).await;
+    let said = refused(&data, &empty, "no certificate").await;
     assert!(said.contains("empty has no usable certificate"), "{said}");
     for mode in [0o604, 0o602, 0o601] {
         fs::set_permissions(&good.key, fs::Permissions::from_mode(mode)).unwrap();
-        let said = refused(&data, &good).await;
+        let said = refused(&data, &good, &format!("the key has the mode {mode:o}")).await;
         assert!(
             said.contains("good/key.pem is accessible by other users"),
             "{said}"

@@ -10,7 +10,7 @@ use crate::harness::{BackgroundLoad, Cluster, Process, tls, until};
 
 const ROLES: [&str; 5] = ["acceptor", "proposer", "learner", "client", "operator"];
 
-fn processes(cluster: &Cluster) -> impl Iterator<Item = &Process> {
+pub(super) fn processes(cluster: &Cluster) -> impl Iterator<Item = &Process> {
     cluster
         .acceptors
         .iter()
@@ -40,7 +40,8 @@ async fn replace(cluster: &Cluster, ca: &tls::TestCa, trusted: &str, seconds: i6
     }
 }
 
-fn move_into(new: &TlsFiles, place: &TlsFiles) {
+/// Moves files into the place of others, one after the other.
+pub(super) fn move_into(new: &TlsFiles, place: &TlsFiles) {
     let rename = |from: &Path, to: &Path| fs::rename(from, to).unwrap();
     rename(&new.ca, &place.ca);
     rename(&new.key, &place.key);
@@ -114,12 +115,12 @@ fn leaders(cluster: &Cluster) -> usize {
     cluster.proposers.iter().map(begun).sum()
 }
 
-/// Replaces the certificate of a role: valid for this number of seconds.
-fn replace_role(cluster: &Cluster, ca: &tls::TestCa, role: &str, seconds: i64) {
+/// Replaces the certificate of a role, or of a client with a name of its own: valid for this number of seconds.
+pub(super) fn replace_role(cluster: &Cluster, ca: &tls::TestCa, role: &str, seconds: i64) {
     let name = format!("{role}.paxos.internal");
     let names = [name.as_str()];
     let wanted = tls::Wanted {
-        valid: (-60, seconds),
+        valid: (-200, seconds),
         ..tls::Wanted::of(&names)
     };
     let new = ca.issue(&wanted, &ca.pem, &cluster.dir.path().join("new"));
