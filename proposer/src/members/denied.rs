@@ -45,7 +45,9 @@ pub(crate) enum ChangeDenied {
          cluster's own network knows its address, and ask again"
     )]
     Gone(String),
-    #[error("{0} belongs to another cluster: its directory is not empty. Name an acceptor with an empty directory")]
+    #[error(
+        "{0} belongs to another cluster: its directory is not empty. Name an acceptor with an empty directory"
+    )]
     OtherCluster(Address),
     #[error("{0} is about to form a cluster, or holds a backup: empty its directory")]
     Forming(Address),

@@ -265,8 +265,7 @@ fn change_that_leaves_too_few_to_answer_is_refused() {
             short(uuid(3))
         )
     );
-    let none_to_spare =
-        "after this change 3 of 4 members answer and 3 are needed: none may fail. First start the members that do not \
+    let none_to_spare = "after this change 3 of 4 members answer and 3 are needed: none may fail. First start the members that do not \
          answer, or add more members. To do so nevertheless, give --force";
     assert_eq!(dead.made(&asked(&[], &[4])).unwrap_err(), none_to_spare);
     let forced = |request: AskedMembers| AskedMembers {

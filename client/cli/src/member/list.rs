@@ -90,7 +90,9 @@ fn remedy(look: &MembersLook, acceptor: &SeenAcceptor) -> Option<String> {
             "no member in era {}: if it was removed, this acceptor may be stopped",
             look.configuration.era()
         )),
-        SeenState::Foreign => Some("correct --acceptors: this acceptor belongs to another cluster".to_owned()),
+        SeenState::Foreign => {
+            Some("correct --acceptors: this acceptor belongs to another cluster".to_owned())
+        }
         SeenState::Blank => Some(format!("paxos member add {}", printable(&acceptor.address))),
     }
 }

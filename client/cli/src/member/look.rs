@@ -369,7 +369,9 @@ impl SeenAnswer<'_> {
         let cluster = stamp.map_or(&[][..], |stamp| &stamp.cluster_id);
         match () {
             () if self.is_blank() => SeenState::Blank,
-            () if cluster.is_empty() || cluster == configuration.cluster_id().as_bytes() => SeenState::Outside,
+            () if cluster.is_empty() || cluster == configuration.cluster_id().as_bytes() => {
+                SeenState::Outside
+            }
             () => SeenState::Foreign,
         }
     }

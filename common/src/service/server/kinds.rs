@@ -181,7 +181,10 @@ mod tests {
             ("/paxos.v1.Learner/Status", 16_384),
             ("/grpc.health.v1.Health/Check", 16_384),
             ("/grpc.health.v1.Health/Watch", 16_384),
-            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", 16_384),
+            (
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                16_384,
+            ),
             ("/", 16_384),
         ] {
             assert_eq!(CallKind::of_path(path).message_bytes_max(), bytes, "{path}");

@@ -331,5 +331,8 @@ fn list_without_an_answer_says_why() {
         ..ClusterReport::default()
     };
     let failure = format!("{:?}", MembersLook::of(&report).unwrap_err());
-    assert!(failure.contains("http://a1:1") && failure.contains(denied), "{failure}");
+    assert!(
+        failure.contains("http://a1:1") && failure.contains(denied),
+        "{failure}"
+    );
 }

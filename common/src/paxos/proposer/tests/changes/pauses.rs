@@ -180,7 +180,11 @@ fn copy_rests_after_a_stretch_while_a_command_is_under_way() {
         if is_busy {
             bench.pass(299);
             bench.joiner_lacks(100);
-            assert_eq!(bench.begun_stretch(), None, "15 times as long as the stretch took");
+            assert_eq!(
+                bench.begun_stretch(),
+                None,
+                "15 times as long as the stretch took"
+            );
             bench.pass(1);
             bench.joiner_lacks(100);
             assert!(bench.begun_stretch().is_some());
