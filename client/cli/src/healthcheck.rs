@@ -79,8 +79,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         .map_err(unavailable)?
         .map_err(|status| unavailable(anyhow::anyhow!(reason_of(&status))))?;
     let role = match found {
-        Found::Ready => return Ok(()),
-        Found::NotReady(role) => role,
+        ProbedHealth::Ready => return Ok(()),
+        ProbedHealth::NotReady(role) => role,
     };
     let reason = match timeout_at(deadline, reason(channel, role, dialer.own_roles())).await {
         Ok(Some(reason)) => format!(": {}", printable(&reason)),
@@ -90,7 +90,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// A process that answers.
-enum Found {
+enum ProbedHealth {
     /// The role is ready.
     Ready,
     /// The role that is not ready; `None`: no role of a cluster.
@@ -98,7 +98,7 @@ enum Found {
 }
 
 /// Asks which role listens, and whether the role is ready; with `live`, only whether the process answers.
-async fn ask(channel: Channel, live: bool) -> Result<Found, Status> {
+async fn ask(channel: Channel, live: bool) -> Result<ProbedHealth, Status> {
     let mut client = HealthClient::new(channel);
     let mut check = async |service: &str| {
         let service = service.to_owned();
@@ -106,12 +106,12 @@ async fn ask(channel: Channel, live: bool) -> Result<Found, Status> {
         Ok(answer.into_inner().status() == ServingStatus::Serving)
     };
     if live {
-        return check("").await.map(|_| Found::Ready);
+        return check("").await.map(|_| ProbedHealth::Ready);
     }
     for (role, service) in SERVICES {
         match check(service).await {
-            Ok(true) => return Ok(Found::Ready),
-            Ok(false) => return Ok(Found::NotReady(Some(role))),
+            Ok(true) => return Ok(ProbedHealth::Ready),
+            Ok(false) => return Ok(ProbedHealth::NotReady(Some(role))),
             // Another role listens here.
             Err(status) if status.code() == Code::NotFound => {}
             Err(status) => return Err(status),
@@ -119,9 +119,9 @@ async fn ask(channel: Channel, live: bool) -> Result<Found, Status> {
     }
     let is_ready = check("").await?;
     Ok(if is_ready {
-        Found::Ready
+        ProbedHealth::Ready
     } else {
-        Found::NotReady(None)
+        ProbedHealth::NotReady(None)
     })
 }
 

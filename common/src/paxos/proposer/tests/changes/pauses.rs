@@ -165,6 +165,9 @@ fn copy_rests_after_a_stretch_while_a_command_is_under_way() {
     for is_busy in [false, true] {
         let mut bench = copying();
         bench.pass(2_000);
+        for number in [1, 2, 3] {
+            bench.answer(number, 0, marked(&[], 200, 200));
+        }
         bench.joiner_lacks(0);
         let (number, from) = bench.begun_stretch().expect("the first stretch begins at once");
         assert_eq!(from, slot(0));
