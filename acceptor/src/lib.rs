@@ -11,6 +11,7 @@
 mod attach;
 mod commits;
 mod config;
+mod contest;
 mod damage;
 mod hearing;
 mod inbox;

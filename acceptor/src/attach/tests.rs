@@ -248,3 +248,95 @@ fn roster_is_bounded_and_one_address_has_half() {
     drop(greedy);
     assert!(roster.lock().owned.is_empty());
 }
+
+/// The report of a learner with this state at these slots, the latest last.
+fn digests(peer: u64, state: u8, slots: &[u64]) -> pb::AttachRequest {
+    let digest = |to: &u64| pb::Digest {
+        to: *to,
+        digest: vec![8; 32].into(),
+        state: vec![state; 16].into(),
+    };
+    let progress = pb::LearnerProgress {
+        applied_to: *slots.last().unwrap(),
+        digests: slots.iter().rev().map(digest).collect(),
+        ..Default::default()
+    };
+    pb::AttachRequest {
+        progress: Some(pb::attach_request::Progress::Learner(progress)),
+        ..report(peer, &format!("http://l:{peer}"))
+    }
+}
+
+/// The learner that contradicts a snapshot of learner 1, if any.
+fn witness(roster: &Roster, to: u64, state: u8) -> Option<u64> {
+    let given = GivenSnapshot {
+        giver: 1,
+        digest: ReportedDigest {
+            to: Slot::new(to).unwrap(),
+            log: vec![8; 32].into(),
+            state: vec![state; 16].into(),
+        },
+    };
+    let contradiction = roster.contradiction(&given)?;
+    assert_eq!(contradiction.given, given);
+    assert_ne!(contradiction.reported.state, given.digest.state);
+    assert_eq!(
+        contradiction.witness_address,
+        format!("http://l:{}", contradiction.witness)
+    );
+    Some(contradiction.witness)
+}
+
+#[test]
+fn snapshot_is_contradicted_by_any_digest_of_another_learner_at_its_end() {
+    let roster = Arc::new(Roster::new(RESTART_MAX));
+    let [giver, other] = [(); 2].map(|()| roster.attach(None).unwrap());
+    giver.report(digests(1, 9, &[32, 64]));
+    other.report(digests(2, 7, &[32, 40]));
+    assert_eq!(witness(&roster, 32, 7), Some(1), "the giver contradicts itself");
+    other.report(digests(2, 7, &[64, 70]));
+    other.report(digests(2, 7, &[1_024, 1_030]));
+    // Reports before the latest count, and another learner is named first.
+    for to in [32, 40, 64, 70, 1_024, 1_030] {
+        assert_eq!(witness(&roster, to, 9), Some(2), "{to}");
+        let itself = (to == 32 || to == 64).then_some(1);
+        assert_eq!(witness(&roster, to, 7), itself, "{to}");
+    }
+    assert_eq!(witness(&roster, 63, 9), None, "unknown");
+    // A learner that has departed counts, with its earlier reports, until the longest restart is over.
+    drop(other);
+    assert_eq!(witness(&roster, 64, 9), Some(2));
+    roster.lock().restart_max = Duration::ZERO;
+    assert_eq!(witness(&roster, 64, 9), None);
+    roster.lock().restart_max = RESTART_MAX;
+    assert_eq!(witness(&roster, 64, 9), None, "forgotten permanently");
+}
+
+#[test]
+fn digests_of_a_learner_on_an_emptied_directory_take_the_place_of_wrong_ones() {
+    let roster = Arc::new(Roster::new(RESTART_MAX));
+    let [wrong, again] = [(); 2].map(|()| roster.attach(None).unwrap());
+    wrong.report(digests(2, 7, &[64]));
+    assert_eq!(witness(&roster, 64, 9), Some(2));
+    drop(wrong);
+    again.report(pb::AttachRequest {
+        peer: 3,
+        ..digests(2, 9, &[32])
+    });
+    assert_eq!(witness(&roster, 64, 9), None);
+}
+
+#[test]
+fn learners_that_are_gone_leave_room_for_the_digests_of_others() {
+    let roster = Arc::new(Roster::new(Duration::ZERO));
+    for peer in 100..200 {
+        let gone = roster.attach(None).unwrap();
+        gone.report(digests(peer, 7, &[32]));
+        drop(gone);
+        assert_eq!(roster.learners(), []);
+    }
+    let present = roster.attach(None).unwrap();
+    present.report(digests(2, 7, &[32]));
+    present.report(digests(2, 7, &[64]));
+    assert_eq!(witness(&roster, 32, 9), Some(2));
+}
