@@ -1,7 +1,7 @@
 //! Attached and departed peers, with the last reports: discovery and failure detection. No safety rests on the reports.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -14,10 +14,7 @@ use paxos_common::{
 };
 use paxos_proto::v1 as pb;
 
-use crate::{
-    contest::{Contradiction, GivenSnapshot, memory::DigestMemory},
-    trim_policy::{LearnerReport, ReportedDigest},
-};
+use crate::trim_policy::{LearnerReport, ReportedDigest};
 
 /// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
 /// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at
@@ -51,8 +48,6 @@ struct RosterContent {
     left: VecDeque<Departed>,
     /// The peers departed with a leaving report, the latest first.
     stopped: VecDeque<Departed>,
-    /// Digests of learners, also of earlier reports.
-    digests: DigestMemory,
 }
 
 #[derive(Debug)]
@@ -142,33 +137,11 @@ impl Roster {
         // A single moment: a learner that comes back is in one of the lists.
         let mut content = self.lock();
         content.forget(Instant::now());
-        content.learners()
-    }
-
-    /// The digest that contradicts a snapshot at its end, of a learner of [`Self::learners`]: of another learner than the
-    /// giver, if any. Also digests of earlier reports count.
-    pub(crate) fn contradiction(&self, given: &GivenSnapshot) -> Option<Contradiction> {
-        let mut content = self.lock();
-        content.forget(Instant::now());
-        let mut learners = content.learners();
-        learners.sort_by_key(|learner| learner.peer == given.giver);
-        let address = |peer| {
-            let learner = learners.iter().find(|learner| learner.peer == peer);
-            learner.map_or_else(String::new, |learner| learner.address.clone())
-        };
-        let to = given.digest.to;
-        learners.iter().find_map(|learner| {
-            let latest = learner.digests.iter().filter(|digest| digest.to == to).cloned();
-            let mut reported = latest.chain(content.digests.at(learner.peer, to));
-            let reported = reported.find(|digest| digest.contradicts(&given.digest))?;
-            Some(Contradiction {
-                given: given.clone(),
-                giver_address: address(given.giver),
-                witness: learner.peer,
-                witness_address: learner.address.clone(),
-                reported,
-            })
-        })
+        let attached = content.latest().into_iter();
+        let attached = attached.filter_map(|peer| learner_report(peer.report.clone(), true));
+        let left = content.left.iter();
+        let left = left.filter_map(|left| learner_report(left.last.report.clone(), false));
+        attached.chain(left).collect()
     }
 
     /// The address of a peer of a release that knows no trimmed log, attached or departed within the longest restart.
@@ -272,15 +245,6 @@ impl RosterContent {
         peers
     }
 
-    /// See [`Roster::learners`].
-    fn learners(&self) -> Vec<LearnerReport> {
-        let attached = self.latest().into_iter();
-        let attached = attached.filter_map(|peer| learner_report(peer.report.clone(), true));
-        let left = self.left.iter();
-        let left = left.filter_map(|left| learner_report(left.last.report.clone(), false));
-        attached.chain(left).collect()
-    }
-
     /// Records the end of a stream; `last` is the peer's last report.
     fn depart(&mut self, last: Attached, now: Instant) {
         if self.is_attached(&last.report) {
@@ -326,10 +290,6 @@ impl RosterContent {
         }
         let restart_max = self.restart_max;
         self.left.retain(|left| is_younger(left, restart_max));
-        let attached = self.peers.values().flatten().map(|attached| &attached.report);
-        let left = self.left.iter().map(|left| &left.last.report);
-        let known: HashSet<u64> = attached.chain(left).map(|report| report.peer).collect();
-        self.digests.retain(|peer| known.contains(&peer));
     }
 }
 
@@ -348,14 +308,10 @@ impl Attachment {
             departed,
             left,
             stopped,
-            digests,
             ..
         } = &mut *content;
         for list in [departed, left, stopped] {
             list.retain(|departed| !departed.last.is_of(&report));
-        }
-        if let Some(learner) = learner_report(report.clone(), true) {
-            digests.reported(learner.peer, &learner.digests);
         }
         let at = Instant::now();
         content.peers.insert(self.key, Some(Attached { report, at }));

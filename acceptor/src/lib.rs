@@ -11,7 +11,6 @@
 mod attach;
 mod commits;
 mod config;
-mod contest;
 mod damage;
 mod hearing;
 mod inbox;

@@ -44,7 +44,6 @@ use crate::{
 
 mod accept;
 mod check;
-mod compare;
 mod form;
 mod give;
 mod jumps;
@@ -407,7 +406,6 @@ impl<R: Reader> Acceptor for Service<R> {
         let arriving = inner.snapshots.files.arriving();
         let damaged = inner.snapshots.files.damaged_of(&published.snapshots);
         let waits_for = inner.snapshots.decision().waits_for;
-        let contradictions = inner.snapshots.contests().texts();
         let promises = promises.into_iter().map(|promise| pb::PastPromise {
             ballot: Some(promise.ballot.into()),
             address: promise.address,
@@ -463,7 +461,6 @@ impl<R: Reader> Acceptor for Service<R> {
             waits_for: waits_for
                 .map(|hindrance| hindrance.to_string())
                 .unwrap_or_default(),
-            contradictions,
         }))
     }
 }

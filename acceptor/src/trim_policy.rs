@@ -35,10 +35,9 @@
 //! stands for the earlier claim as after a restart, and the acceptor trims. A leader that only has nothing to order proves
 //! nothing: then the acceptor waits.
 //!
-//! A snapshot that waits while digests differ is *suspect*: the snapshot may come from the wrong learner. So is a waiting
-//! snapshot that contradicts the digest of a learner. A suspect snapshot counts for nothing, also once the learners agree
-//! again, and the acceptor forgets the snapshot. No snapshot is recorded while digests differ. A learner whose snapshot
-//! contradicted another learner is *contested*, and not asked.
+//! A snapshot that waits while digests differ is *suspect*: the snapshot may come from the wrong learner. A suspect
+//! snapshot counts for nothing, also once the learners agree again, and the acceptor forgets the snapshot. No snapshot is
+//! recorded while digests differ.
 
 use std::time::{Duration, Instant};
 
@@ -51,16 +50,16 @@ use crate::{
 
 mod digests;
 mod hindrance;
-mod questions;
 
 use digests::Differences;
-pub(crate) use digests::ReportedDigest;
+pub(crate) use digests::{ReportedDigest, contradicting};
 pub(crate) use hindrance::Hindrance;
-use questions::{Questions, answer};
 
 /// How long the sound watermark stays below the leader's before the acceptor counts as behind: a leader that repairs the
 /// acceptor moves the watermark more often.
 const BEHIND_AFTER: Duration = Duration::from_secs(10);
+/// How long an asked learner has for the beginning of an upload. Also the pause after an upload that failed.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long after the start nothing is trimmed at all: attached peers come back within seconds.
 const ATTACH_MAX: Duration = Duration::from_secs(10);
 /// How long a waiting snapshot may end above the cap: a leader repeats its claim in less.
@@ -120,10 +119,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) snapshots: KeptSnapshots,
     /// The recorded snapshots whose file is missing or wrong.
     pub(crate) damaged: &'a [SnapshotId],
-    /// The waiting snapshot, if it contradicts the digest of a learner.
-    pub(crate) contradicted: Option<SnapshotId>,
-    /// Numbers of the learners whose snapshots contradicted other learners.
-    pub(crate) contested: &'a [u64],
     /// A snapshot is arriving.
     pub(crate) is_arriving: bool,
     /// Number of failed uploads since the start.
@@ -180,9 +175,21 @@ pub(crate) struct TrimPolicy {
     begun_at: Option<(SnapshotId, u64)>,
     /// The waiting snapshot above the cap, and since when.
     above_cap: Option<(SnapshotId, Instant)>,
-    /// The suspect snapshot, as long as its record stays.
+    /// The snapshot that waited while digests differed, as long as its record stays.
     suspect: Option<SnapshotId>,
-    questions: Questions,
+    asked: Option<Asked>,
+    /// Number of the learner asked last.
+    last_asked: Option<u64>,
+    /// Number of failed uploads at the last look.
+    failures: u64,
+    /// No question before this time.
+    pause: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    peer: u64,
+    until: Instant,
 }
 
 /// The smallest step of the log between two trims, in bytes.
@@ -206,7 +213,10 @@ impl TrimPolicy {
             begun_at: None,
             above_cap: None,
             suspect: None,
-            questions: Questions::default(),
+            asked: None,
+            last_asked: None,
+            failures: 0,
+            pause: None,
         }
     }
 
@@ -223,9 +233,10 @@ impl TrimPolicy {
         };
         let above = self.wanted_above(facts).filter(|_| forbidden.is_none());
         let wish = if let Some(above) = above {
-            Some(self.questions.ask(above, facts))
+            Some(self.ask(above, facts))
         } else {
-            self.questions.end();
+            self.asked = None;
+            self.last_asked = None;
             None
         };
         let waits_for = match (&trim, &wish) {
@@ -255,11 +266,10 @@ impl TrimPolicy {
         stuck.map(|id| (id, ForgetReason::AboveCap))
     }
 
-    /// Remembers a snapshot that waits while digests differ, or contradicts a digest.
+    /// Remembers a snapshot that waits while digests differ.
     fn suspect(&mut self, facts: &Facts<'_>, differ: bool) {
         let waiting = facts.snapshots.waiting.map(|waiting| waiting.id);
-        let known = [self.suspect, facts.contradicted];
-        self.suspect = waiting.filter(|id| differ || known.contains(&Some(*id)));
+        self.suspect = waiting.filter(|id| differ || self.suspect == Some(*id));
     }
 
     /// The waiting snapshot, unless damaged or suspect, with the bytes of the log at its arrival.
@@ -409,6 +419,53 @@ impl TrimPolicy {
     /// Whether a trim shall make space on the disk.
     fn needs_space(&self, facts: &Facts<'_>) -> bool {
         facts.is_low && self.retain_bytes != RetainBytes::All
+    }
+
+    /// The learner to ask for a snapshot above a slot: the same learner until its time is over, then the next. Otherwise the
+    /// reason for no question.
+    fn ask(&mut self, above: Slot, facts: &Facts<'_>) -> Result<SnapshotWish, Hindrance> {
+        if facts.is_arriving {
+            self.asked = None;
+            return Err(Hindrance::Arrival);
+        }
+        if self.failures != facts.failures {
+            self.failures = facts.failures;
+            self.asked = None;
+            self.pause = Some(facts.now + ANSWER_MAX);
+        }
+        if self.pause.is_some_and(|until| facts.now < until) {
+            return Err(Hindrance::Pause);
+        }
+        self.pause = None;
+        let able = |learner: &&LearnerReport| {
+            learner.is_attached && learner.installing_to.is_none() && learner.applied_to > above
+        };
+        let able = || facts.learners.iter().filter(able);
+        let asked = self.asked.filter(|asked| facts.now < asked.until);
+        let asked = asked.filter(|asked| able().any(|learner| learner.peer == asked.peer));
+        let asked = asked.or_else(|| {
+            let next = able().find(|learner| self.last_asked.is_none_or(|last| learner.peer > last));
+            let peer = next.or_else(|| able().next())?.peer;
+            let until = facts.now + ANSWER_MAX;
+            Some(Asked { peer, until })
+        });
+        self.asked = asked;
+        let Asked { peer, .. } = asked.ok_or(Hindrance::NoLearner { above })?;
+        self.last_asked = Some(peer);
+        Ok(SnapshotWish { peer, above })
+    }
+}
+
+/// What an acceptor waits for that has asked for a snapshot. Without a leader, no claim lets the acceptor take a snapshot
+/// above the cap.
+fn answer(SnapshotWish { peer, above }: SnapshotWish, facts: &Facts<'_>) -> Hindrance {
+    let asked = facts.learners.iter().find(|learner| learner.peer == peer);
+    match asked.map(|learner| learner.applied_to) {
+        Some(to) if to > facts.cap && !facts.has_leader => Hindrance::Cap { to },
+        Some(_) | None => {
+            let address = asked.map(|learner| learner.address.clone()).unwrap_or_default();
+            Hindrance::Answer { peer, address, above }
+        }
     }
 }
 

@@ -54,7 +54,6 @@ mod progress;
 mod recent;
 mod record;
 mod service;
-mod snapshot_end;
 mod snapshot_file;
 mod snapshots;
 mod start;

@@ -10,6 +10,7 @@ use paxos_common::{
         slot::Slot,
     },
     service::server::Rights,
+    snapshot::SnapshotSummary,
     tls::RoleName,
     trace::{Beginning, Parent, SpanContext, names},
     wire::{self, status},
@@ -31,7 +32,7 @@ use crate::{
         Reader, left_by_uploads,
         snapshots::{KeptSnapshots, SnapshotId},
     },
-    trim_policy::SnapshotWish,
+    trim_policy::{ReportedDigest, SnapshotWish, contradicting},
     trim_task::ask,
 };
 
@@ -59,7 +60,6 @@ pub(super) async fn keep<R: Reader>(
         ArrivingId {
             id,
             cluster: seed.cluster,
-            giver: 0,
             seed: Some(seed),
         }
     } else {
@@ -67,7 +67,6 @@ pub(super) async fn keep<R: Reader>(
         ArrivingId {
             id: read_id(begin.id.as_ref())?,
             cluster: inner.shared.formed().ok_or_else(status::stopping)?,
-            giver: begin.peer,
             seed: None,
         }
     };
@@ -94,8 +93,6 @@ pub(super) async fn keep<R: Reader>(
 struct ArrivingId {
     id: SnapshotId,
     cluster: ClusterId,
-    /// Number of the learner that gives the snapshot; 0: not known.
-    giver: u64,
     /// Set for the seed of a cluster to be formed.
     seed: Option<Seed>,
 }
@@ -219,8 +216,7 @@ impl<R: Reader> Inner<R> {
     }
 
     /// Refuses a snapshot that this acceptor did not ask the sender for, unless the snapshot lifts an acceptor that is behind
-    /// or outside; an older snapshot; a snapshot above the cap of trims; and every snapshot of a contested learner. A `peer`
-    /// of 0 is not known.
+    /// or outside; an older snapshot; and a snapshot above the cap of trims. A `peer` of 0 is not known.
     ///
     /// This protects against faults, and not against an attacker: any caller can send the number of the asked learner.
     fn admit(&self, id: SnapshotId, peer: u64) -> Result<(), Status> {
@@ -232,7 +228,6 @@ impl<R: Reader> Inner<R> {
         let sound = bottom.iter().chain(&waiting);
         let sound = sound.filter(|kept| !damaged.contains(&kept.id));
         let kept_to: Slot = sound.map(|kept| kept.id.to).fold(published.trimmed_to, Slot::max);
-        self.refuse_contested(peer)?;
         let (to, cap) = (id.to, published.trim_cap);
         if to <= kept_to {
             return Err(status::not_wanted(format!(
@@ -257,17 +252,42 @@ impl<R: Reader> Inner<R> {
         )))
     }
 
+    /// Refuses a snapshot that contradicts a digest of an attached learner at the same slot, and every snapshot while
+    /// digests of learners differ.
+    fn compare(&self, summary: &SnapshotSummary) -> Result<(), Status> {
+        if let Some(to) = self.snapshots.decision().differ_below {
+            return Err(status::not_wanted(format!(
+                "digests of two learners differ below slot {to}, or the learners do not agree again yet: this acceptor \
+                 records no snapshot, because the snapshot might come from the wrong learner. Empty the data directory \
+                 of the wrong learner, of two learners both"
+            )));
+        }
+        let digest = ReportedDigest {
+            to: summary.header.to,
+            log: summary.header.log_digest.to_vec().into(),
+            state: summary.footer.digest.to_bytes().to_vec().into(),
+        };
+        match contradicting(&self.roster.learners(), &digest) {
+            Some(learner) => Err(status::not_wanted(format!(
+                "the snapshot contradicts the digest of learner {} ({}) below slot {}: empty the data directory of the \
+                 wrong learner, of two learners both",
+                learner.peer, learner.address, digest.to
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Ends the file and lets the worker record the file.
     async fn record(
         &self,
-        ArrivingId { id, giver, seed, .. }: ArrivingId,
+        ArrivingId { id, seed, .. }: ArrivingId,
         incoming: IncomingSnapshot,
     ) -> Result<pb::KeepResponse, Status> {
         let recorded = self.shared.published().snapshots;
         let arrived = incoming.finish(&recorded).await;
         let arrived = arrived.map_err(|error| upload_failed(&error))?;
         let compared = match seed {
-            None => self.compare(id, &arrived.summary, giver),
+            None => self.compare(&arrived.summary),
             Some(seed) => self.check_seed_file(seed, &arrived.summary),
         };
         if let Err(contradiction) = compared {

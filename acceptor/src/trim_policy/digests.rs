@@ -23,7 +23,7 @@ pub(crate) struct ReportedDigest {
 
 impl ReportedDigest {
     /// Whether a digest of the same slot contradicts this digest. An unknown digest contradicts nothing.
-    pub(crate) fn contradicts(&self, other: &Self) -> bool {
+    fn contradicts(&self, other: &Self) -> bool {
         let differ = |one: &Bytes, other: &Bytes| !one.is_empty() && !other.is_empty() && one != other;
         differ(&self.log, &other.log) || differ(&self.state, &other.state)
     }
@@ -31,6 +31,17 @@ impl ReportedDigest {
     fn is_complete(&self) -> bool {
         !self.log.is_empty() && !self.state.is_empty()
     }
+}
+
+/// The learner with a digest that contradicts `digest`, if any.
+pub(crate) fn contradicting<'a>(
+    learners: &'a [LearnerReport],
+    digest: &ReportedDigest,
+) -> Option<&'a LearnerReport> {
+    learners.iter().find(|learner| {
+        let mut digests = learner.digests.iter();
+        digests.any(|reported| reported.to == digest.to && reported.contradicts(digest))
+    })
 }
 
 /// Differences between learners, with a memory.

@@ -21,8 +21,6 @@ pub(crate) enum Hindrance {
     DifferentDigests { to: Slot },
     /// No attached learner can give the snapshot.
     NoLearner { above: Slot },
-    /// All learners that can give the snapshot are contested, this learner for example.
-    Contested { peer: u64, address: String },
     /// A learner is asked, and no snapshot has arrived yet.
     Answer { peer: u64, address: String, above: Slot },
     /// An upload has failed, and the next learner is not asked yet.
@@ -46,7 +44,6 @@ impl Hindrance {
             Self::OlderPeer { .. }
             | Self::DifferentDigests { .. }
             | Self::NoLearner { .. }
-            | Self::Contested { .. }
             | Self::Cap { .. }
             | Self::Learner { .. } => true,
             Self::KeepsAll
@@ -96,12 +93,6 @@ impl fmt::Display for Hindrance {
                 formatter,
                 "a learner: no attached learner can give a snapshot above slot {above}. Start a learner, or wait until a \
                  learner has applied this slot"
-            ),
-            Self::Contested { peer, address } => write!(
-                formatter,
-                "a person: every learner that can give a snapshot gave one that contradicts the digest of another learner; \
-                 one of them is learner {peer} at {address:?}. Empty the data directory of the wrong learner, of two \
-                 learners both"
             ),
             Self::Answer { peer, address, above } => write!(
                 formatter,

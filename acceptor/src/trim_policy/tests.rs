@@ -5,7 +5,6 @@ use paxos_common::paxos::slot::Slot;
 use super::*;
 use crate::store::snapshots::{KeptSnapshot, SHA256_BYTES};
 
-mod contested;
 mod held_back;
 
 const STEP: u64 = 1000;
@@ -49,7 +48,6 @@ struct Scene {
     begun: Instant,
     learners: Vec<LearnerReport>,
     damaged: Vec<SnapshotId>,
-    contested: Vec<u64>,
     facts: Facts<'static>,
 }
 
@@ -66,7 +64,6 @@ impl Scene {
             begun,
             learners: vec![learner(3, 500), learner(5, 500)],
             damaged: Vec::new(),
-            contested: Vec::new(),
             facts: Facts {
                 now: started,
                 log_bytes: Some(STEP - 1),
@@ -79,8 +76,6 @@ impl Scene {
                 is_low: false,
                 snapshots,
                 damaged: &[],
-                contradicted: None,
-                contested: &[],
                 is_arriving: false,
                 failures: 0,
                 learners: &[],
@@ -109,7 +104,6 @@ impl Scene {
         self.policy.look(&Facts {
             learners: &self.learners,
             damaged: &self.damaged,
-            contested: &self.contested,
             ..self.facts.clone()
         })
     }
@@ -430,11 +424,6 @@ fn next_hindrance(hindrance: &Hindrance) -> Option<(Hindrance, &'static str)> {
         Hindrance::DifferentDigests { .. } => (Hindrance::NoLearner { above }, "Start a learner"),
         Hindrance::NoLearner { .. } => {
             let (peer, address) = (u64::MAX, long);
-            let contested = Hindrance::Contested { peer, address };
-            (contested, "Empty the data directory of the wrong learner")
-        }
-        Hindrance::Contested { .. } => {
-            let (peer, address) = (u64::MAX, long);
             let answer = Hindrance::Answer { peer, address, above };
             (answer, "look at the log of this learner")
         }
@@ -470,5 +459,5 @@ fn every_hindrance_is_a_short_text_that_says_what_to_do() {
         next = next_hindrance(&hindrance);
         count += 1;
     }
-    assert_eq!(count, 13, "every hindrance is visited");
+    assert_eq!(count, 12, "every hindrance is visited");
 }

@@ -134,7 +134,6 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
     }
     findings.extend(peers::findings(status, &peers, works, judged.quorum, chosen_to));
     findings.extend(digests::finding(digests, &peers));
-    findings.extend(digests::contradictions(status));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Verdict {
         findings,

@@ -1,8 +1,7 @@
 //! Compares the learners, by the digests of their logs and of their states.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use paxos_client::raw::ClusterReport;
 use paxos_proto::v1::{Digest, LearnerProgress};
 
 use super::{Finding, Peer, Severity, Subject, learner};
@@ -84,21 +83,6 @@ pub(super) fn finding(digests: Digests, peers: &[Peer]) -> Option<Finding> {
         }),
         Digests::NotComparable => incomparable(peers),
     }
-}
-
-/// Snapshots that contradicted the digest of a learner, as reported by acceptors: a finding for each pair of learners and
-/// slot.
-pub(super) fn contradictions(status: &ClusterReport) -> Vec<Finding> {
-    let texts = status.answers().flat_map(|answer| &answer.contradictions);
-    let texts: BTreeSet<_> = texts.collect();
-    let finding = |text: &String| Finding {
-        severity: Severity::Broken,
-        subject: Subject::cluster(),
-        problem: format!("acceptors refused a snapshot: {text}"),
-        advice: "stop trusting the learner that differs from the others, of two learners both; keep this learner's data, \
-                 and report this as a fault; then empty its data directory, and start the learner again",
-    };
-    texts.into_iter().map(finding).collect()
 }
 
 /// Learners that hold a part of the log, and have no digest in common.

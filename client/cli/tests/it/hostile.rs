@@ -5,7 +5,6 @@ mod addresses;
 mod crowd;
 mod forged;
 mod frames;
-mod liar;
 mod readers;
 mod settings;
 mod sweep;
