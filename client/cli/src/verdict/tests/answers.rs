@@ -267,7 +267,7 @@ fn stop_that_one_acceptor_heard_of_is_no_finding() {
     };
     change(&mut status, 1, |answer| answer.departed = vec![gone]);
     change(&mut status, 0, |answer| {
-        answer.stopped = vec![stopped(7203, 61_400)]
+        answer.stopped = vec![stopped(7203, 61_400)];
     });
     assert_eq!(problems(&status), "");
     // The stop of another process, and the end of a stream of a process that went on.
