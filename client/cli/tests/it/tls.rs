@@ -38,6 +38,15 @@ fn is_denied<T: std::fmt::Debug>(answer: Result<T, Status>) {
     assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal}");
 }
 
+/// The load goes on and ends: no write has failed, and the log has every acknowledged write once.
+async fn goes_on_without_a_failure(cluster: &Cluster, load: BackgroundLoad) {
+    load.goes_on(200).await;
+    let outcome = load.stop().await;
+    let (learner, end) = (&cluster.learners[0], outcome.end());
+    outcome.check(&cluster.log_of(learner, end).await);
+    assert!(outcome.not_proposed.is_empty(), "{:?}", outcome.not_proposed);
+}
+
 /// What a role says before it exits 2; `fault` is why it must not start.
 async fn refused_start(args: &[&str], environment: &Environment, fault: &str) -> String {
     let starting = timeout(REFUSAL_MAX, run_with(args, environment)).await;

@@ -6,6 +6,7 @@ use paxos_client::{Client, ClientConfig, TlsFiles};
 
 use tokio::time::Instant;
 
+use super::goes_on_without_a_failure;
 use crate::harness::{BackgroundLoad, Cluster, Process, tls, until};
 
 const ROLES: [&str; 5] = ["acceptor", "proposer", "learner", "client", "operator"];
@@ -152,11 +153,7 @@ async fn connections_end_with_the_certificate_and_go_on_with_the_next() {
     println!("connections ended {after:?} after the issue of their certificate");
     assert!(after >= Duration::from_secs(LIFE - 1), "{after:?}");
     assert!(after <= Duration::from_secs(LIFE + 10), "{after:?}");
-    load.goes_on(200).await;
-    let outcome = load.stop().await;
-    let (learner, end) = (&cluster.learners[0], outcome.end());
-    outcome.check(&cluster.log_of(learner, end).await);
-    assert!(outcome.not_proposed.is_empty(), "{:?}", outcome.not_proposed);
+    goes_on_without_a_failure(&cluster, load).await;
 }
 
 #[tokio::test]
