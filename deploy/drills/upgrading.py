@@ -1,9 +1,11 @@
-"""A drill of an upgrade: processes of the previous release and of this release together, while clients write."""
+"""A drill of an upgrade: processes of the previous release and of this release together, and then a change of members, while
+clients write."""
 
 import copy
 import time
 
 from catalogue import drill
+from changing import all_vote, begin_change, join, members, retire
 from cluster import Cluster
 from damage import append, log_lines
 from trial import Skipped, wait_until
@@ -42,7 +44,7 @@ def upgrade(trial, cluster, name, is_killed):
 
 @drill(
     "upgrade",
-    "a cluster of the previous release (--old) is upgraded process by process while clients write",
+    "a cluster of the previous release (--old) is upgraded process by process, and changes a member, while clients write",
     limit_round_s=600,
 )
 def upgrade_all(trial):
@@ -59,7 +61,8 @@ def upgrade_all(trial):
             old, cluster.binaries = with_commands(cluster, trial.old), trial.binaries
             with Writer(old, workers=4, every_s=0.1, name="old") as old_writer:
                 with Writer(cluster, workers=4, every_s=0.1, name="new") as new_writer:
-                    roll(trial, cluster, old, before)
+                    new = roll(trial, cluster, old, before)
+                    replace_first(trial, cluster, new)
                     for name in cluster.names():
                         trial.right(
                             str(trial.binaries) in cluster[name].command[0], f"{name} is of this release at the end"
@@ -86,9 +89,41 @@ def roll(trial, cluster, old, before):
         for name in cluster.acceptors:
             # Acceptors trim beside a previous release that knows trims, and not beside an older one.
             trial.say(f"{name}, beside processes of the previous release, has trimmed below slot {trimmed_to(cluster, name)}")
-        for place, name in enumerate(cluster.learners + cluster.proposers):
+        *others, last = cluster.learners + cluster.proposers
+        for place, name in enumerate(others):
             upgrade(trial, cluster, name, is_killed=place % 2 == 1)
+        new = refuse_change(trial, cluster, last)
+        upgrade(trial, cluster, last, is_killed=True)
         trimmed = lambda: all(trimmed_to(cluster, name) > 0 for name in cluster.acceptors)
         wait_until("all acceptors trim after the upgrade", trimmed, TRIMMED_BY_S, 1)
         for name in cluster.acceptors:
             trial.say(f"{name} has trimmed below slot {trimmed_to(cluster, name)} of {chosen_to(cluster, name)}")
+    return new
+
+
+def refuse_change(trial, cluster, older):
+    """A change of members beside one process of the previous release; returns the acceptor that was to join."""
+    new = join(cluster, flags=("--retain-bytes", "1MiB"))
+    # The acceptor stands outside, and no process has its address in a list.
+    cluster.acceptors.remove(new)
+    before = all_vote(cluster)
+    change = begin_change(cluster, ("replace", "a1", "--with", cluster.url(new)), before)
+    code = change.wait()
+    trial.right(code == 1, f"beside {older} of the previous release a change is refused: {change}")
+    found = all_vote(cluster)
+    trial.right(found["era"] == before["era"], f"the era is still {found['era']}")
+    return new
+
+
+def replace_first(trial, cluster, new):
+    """The first change of members; clients of the previous release know the earlier addresses alone."""
+    cluster.acceptors.append(new)
+    before = all_vote(cluster)
+    change = begin_change(cluster, ("replace", "a1", "--with", cluster.url(new)), before)
+    code = change.wait()
+    wanted = sorted({*cluster.acceptors} - {"a1"})
+    found = all_vote(cluster)
+    trial.right(code == 0 and members(cluster, found) == wanted, f"era {found['era']}: {', '.join(wanted)}; {change}")
+    cluster.relist(wanted)
+    retire(trial, cluster, "a1")
+    time.sleep(PAUSE_S)

@@ -214,8 +214,12 @@ impl ListedAcceptor {
         let answer = form(&mut place.client, None, CALL_DEADLINE).await?;
         let report = form_report(place.address.as_str(), &answer)?;
         self.book.answered(&place.address, report.acceptor);
+        let is_another = report.acceptor != self.uuid;
+        if is_another {
+            self.open_again(&place.address);
+        }
         check(&report)?;
-        if report.acceptor != self.uuid {
+        if is_another {
             return Err(Unusable::Another {
                 found: report.acceptor,
                 expected: self.uuid,
@@ -229,6 +233,15 @@ impl ListedAcceptor {
             runs: shown_runs(&answer)?,
             remembers: wire::read_witnesses(&answer.witnesses)?,
         })
+    }
+
+    /// Another acceptor answered at an address. The name may have led to another machine when the connection was opened, and
+    /// that connection stays whole: the next call opens another connection.
+    fn open_again(&self, address: &Address) {
+        let mut place = self.lock_place();
+        if let Some(place) = place.as_mut().filter(|place| place.address == *address) {
+            *place = self.connect(address.clone());
+        }
     }
 
     /// Waits for a turn to have the acceptor identified. The turn lasts until the permit is dropped.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use paxos_common::{
@@ -17,6 +18,9 @@ use tonic::transport::Channel;
 /// Maximum number of kept connections. Beyond, all are opened again.
 const CHANNELS_MAX: usize = 128;
 
+/// Least age of a connection that is opened again because another acceptor answers there.
+const STRANGER_AGE: Duration = Duration::from_secs(1);
+
 /// Maximum number of remembered runs. Beyond, all are forgotten: the other acceptors are asked once more.
 const WITNESSED_MAX: usize = 128;
 
@@ -29,9 +33,16 @@ pub(crate) struct LinkBook {
 
 #[derive(Debug, Default)]
 struct Learned {
-    channels: BTreeMap<Address, Channel>,
+    channels: BTreeMap<Address, OpenedChannel>,
     /// The run of each acceptor for which the other acceptors were asked.
     witnessed: BTreeMap<AcceptorUuid, RunNumber>,
+}
+
+/// A kept connection.
+#[derive(Debug)]
+struct OpenedChannel {
+    channel: Channel,
+    at: Instant,
 }
 
 impl LinkBook {
@@ -61,16 +72,28 @@ impl LinkBook {
     /// The connection to an address, shared by all links.
     pub(crate) fn channel(&self, address: &Address) -> Channel {
         let channels = &mut self.learned().channels;
-        if let Some(channel) = channels.get(address) {
-            return channel.clone();
+        if let Some(opened) = channels.get(address) {
+            return opened.channel.clone();
         }
         // Addresses of former members are not called again.
         if channels.len() >= CHANNELS_MAX {
             channels.clear();
         }
         let channel = self.addresses.dialer().to_acceptor(address);
-        channels.insert(address.clone(), channel.clone());
+        let (opened, at) = (channel.clone(), Instant::now());
+        let opened = OpenedChannel { channel: opened, at };
+        channels.insert(address.clone(), opened);
         channel
+    }
+
+    /// Another acceptor than the expected one answered at an address. The name may have led to another machine when the
+    /// connection was opened, and that connection stays whole: the next call opens another connection.
+    pub(crate) fn answered_by_another(&self, address: &Address) {
+        let channels = &mut self.learned().channels;
+        let is_old = |opened: &OpenedChannel| opened.at.elapsed() >= STRANGER_AGE;
+        if channels.get(address).is_some_and(is_old) {
+            channels.remove(address);
+        }
     }
 
     /// Whether the other acceptors were asked about this run.

@@ -95,6 +95,7 @@ fn check_place(
     let found = stamp.acceptor;
     context.book.answered(address, found);
     if found != expected {
+        context.book.answered_by_another(address);
         check_cluster(answer.stamp.as_ref(), context.cluster)?;
         return Err(Unusable::Another { found, expected });
     }

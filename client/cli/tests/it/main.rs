@@ -28,6 +28,7 @@ mod linearizability;
 mod lost_commits;
 mod members;
 mod metrics;
+mod names;
 mod outcomes;
 mod paused;
 mod reads_in_turn;

@@ -386,7 +386,7 @@ impl Cluster {
         self.learners.push(self.role("learner", name, &flags));
     }
 
-    fn role(&self, role: &str, name: String, flags: &[&str]) -> Process {
+    pub(crate) fn role(&self, role: &str, name: String, flags: &[&str]) -> Process {
         let environment = tls::of_role(&self.environment, role);
         Process::role_with(self.dir.path(), role, name, free_ports(1), flags, environment)
     }

@@ -49,6 +49,7 @@ enum Way {
 pub(crate) struct Proxy {
     pub(crate) address: Address,
     cut: Arc<watch::Sender<Cut>>,
+    target: watch::Sender<SocketAddr>,
     task: JoinHandle<()>,
 }
 
@@ -66,10 +67,21 @@ impl Proxy {
         let scheme = if target.is_tls() { "https" } else { "http" };
         let address = format!("{scheme}://{}", listener.local_addr().unwrap());
         let address = address.parse().unwrap();
-        let (from, target) = (from.parse().unwrap(), target.host_and_port().parse().unwrap());
+        let from = from.parse().unwrap();
+        let target = watch::Sender::new(target.host_and_port().parse().unwrap());
         let cut = Arc::new(watch::Sender::new(Cut::Whole));
-        let task = tokio::spawn(forward(listener, (from, target), cut.clone()));
-        Self { address, cut, task }
+        let task = tokio::spawn(forward(listener, (from, target.subscribe()), cut.clone()));
+        Self {
+            address,
+            cut,
+            target,
+            task,
+        }
+    }
+
+    /// Leads future connections to another process. Present connections stay.
+    pub(crate) fn lead_to(&self, target: &Address) {
+        self.target.send_replace(target.host_and_port().parse().unwrap());
     }
 
     /// Cuts, or heals, every present and future connection.
@@ -86,12 +98,13 @@ impl Drop for Proxy {
 
 async fn forward(
     listener: TcpListener,
-    (from, target): (SocketAddr, SocketAddr),
+    (from, target): (SocketAddr, watch::Receiver<SocketAddr>),
     cut: Arc<watch::Sender<Cut>>,
 ) {
     while let Ok((caller, _)) = listener.accept().await {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(from).unwrap();
+        let target = *target.borrow();
         // Without a callee, the connection closes.
         let Ok(callee) = socket.connect(target).await else {
             continue;
