@@ -16,6 +16,7 @@ use paxos_common::paxos::{
 use tokio::{
     sync::{oneshot, watch},
     task::AbortHandle,
+    time::Instant,
 };
 
 /// The news of a change. A caller that is slow misses stages, and never the last.
@@ -41,6 +42,8 @@ pub(crate) struct ShownChange {
     pub(crate) configuration: Arc<Configuration>,
     pub(crate) stage: ChangeStage,
     pub(crate) taken: u64,
+    /// The time of the request; `None` for a change found by the campaign of this proposer.
+    pub(crate) begun: Option<Instant>,
 }
 
 /// The change under way.
@@ -49,6 +52,7 @@ struct RunningChange {
     configuration: Arc<Configuration>,
     stages: watch::Sender<ChangeStage>,
     taken: Arc<AtomicU64>,
+    begun: Instant,
 }
 
 /// The change under way, and the requests that the core has not seen yet.
@@ -90,6 +94,7 @@ impl Changes {
             configuration,
             stages: watch::Sender::new(stage),
             taken: Arc::default(),
+            begun: Instant::now(),
         });
         ChangeNews {
             stages: running.stages.subscribe(),
@@ -134,6 +139,7 @@ impl Changes {
             configuration: Arc::clone(&running.configuration),
             stage: running.stages.borrow().clone(),
             taken: running.taken.load(Ordering::Relaxed),
+            begun: Some(running.begun),
         })
     }
 }

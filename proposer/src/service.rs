@@ -269,6 +269,14 @@ impl Proposer for Service {
             leader_timeout_ms: self.leader_timeout_ms,
             acceptors: view.links.into_iter().map(link).collect(),
             configuration: view.configuration.as_deref().map(pb::Configuration::from),
+            change_to: view
+                .change
+                .as_ref()
+                .map(|change| pb::Configuration::from(&*change.configuration)),
+            change_ms: view
+                .change
+                .as_ref()
+                .and_then(|change| Some(wire::heard::millis(change.begun?.elapsed()))),
             change: view.change.and_then(|change| {
                 change::answer_of(&change.stage, &change.configuration, change.taken).ok()
             }),

@@ -33,7 +33,7 @@ pub(crate) struct View {
     pub(crate) configuration: Option<Arc<Configuration>>,
     /// The configuration of the era before, if this process has worked with it.
     pub(crate) before: Option<Arc<Configuration>>,
-    /// The change of members that this proposer drives.
+    /// The change of members that this proposer drives, or found.
     pub(crate) change: Option<ShownChange>,
     /// Open links: to members, joiners, and for a moment to removed members.
     pub(crate) links: BTreeMap<AcceptorUuid, AcceptorLink>,
@@ -174,6 +174,7 @@ mod tests {
                 configuration: Arc::clone(&configuration),
                 stage,
                 taken: 0,
+                begun: None,
             });
             assert_eq!((view.change_step(), view.joiner_lag()), (step, lag));
         }

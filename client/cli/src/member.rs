@@ -15,8 +15,6 @@ use crate::{
     output::OutputArgs,
     signals::{Left, interruptible},
 };
-pub(crate) use list::tolerance;
-
 use drive::drive;
 use look::{AskedPlan, MembersLook, RemovedAndAdded};
 

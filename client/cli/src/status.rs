@@ -16,10 +16,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::{
     connection::ConnectionArgs,
     json::{self, uint64},
-    member::tolerance,
     output::{Form, OutputArgs, hex, judged, printable, write},
     signals::{Left, interruptible, until_asked_to_end},
-    verdict::{Digests, Peer, Severity, Source, Verdict, cluster_answer, judge, learner},
+    verdict::{Digests, Peer, PendingChange, Severity, Source, Verdict, cluster_answer, judge, learner},
 };
 
 mod acceptors;
@@ -111,6 +110,7 @@ async fn print(args: &Args, status: &ClusterReport, verdict: &Verdict) -> Result
 
 fn text(status: &ClusterReport, verdict: &Verdict) -> String {
     let mut text = headline(status, verdict);
+    text += &change_line(verdict.change.as_ref());
     text += &format!("\n{}\n", acceptor_table(status, verdict));
     text += &trims(status);
     if !verdict.peers.is_empty() {
@@ -148,6 +148,11 @@ fn headline(status: &ClusterReport, verdict: &Verdict) -> String {
         "cluster {cluster}   leader {leader}{}\n",
         quorums.unwrap_or_default()
     )
+}
+
+/// The change of members under way; empty without one.
+fn change_line(change: Option<&PendingChange>) -> String {
+    change.map_or_else(String::new, |change| format!("{}\n", change.in_words()))
 }
 
 fn table(header: &[&str]) -> Table {
@@ -271,8 +276,8 @@ fn conclusion(verdict: &Verdict) -> String {
         let votes = verdict.votes.iter().filter(|votes| **votes).count();
         return format!(
             "healthy: a leader, {votes} of {} acceptors, {}; {digests}\n",
-            verdict.members,
-            tolerance(votes.checked_sub(verdict.quorum))
+            verdict.tolerance.members,
+            verdict.tolerance.in_words()
         );
     }
     let mut text = String::new();
@@ -335,6 +340,7 @@ fn report(status: &ClusterReport, verdict: &Verdict) -> Value {
         "healthy": verdict.findings.is_empty(),
         "leader_address": verdict.leader.as_ref().map(|leader| &leader.report.address),
         "chosen_to": uint64(verdict.chosen_to),
+        "change": verdict.change.as_ref().map(PendingChange::json),
         "digests": { "verdict": digests, "to": compared_to },
         "findings": findings,
         "acceptors": acceptors,

@@ -5,16 +5,21 @@ use paxos_common::service::failure::Exit;
 
 mod acceptors;
 mod access;
+mod changes;
 mod digests;
 mod majority;
 mod peers;
 mod places;
 mod roster;
+mod tolerance;
+mod unformed;
 
+pub(crate) use changes::PendingChange;
 pub(crate) use digests::Digests;
 pub(crate) use majority::{cluster_answer, era_of};
 pub(crate) use places::{is_same_place, lost_member};
 pub(crate) use roster::{Peer, Source, learner};
+pub(crate) use tolerance::Tolerance;
 
 /// Free bytes on the file system of a data directory, below which an operator should act. An acceptor stops voting
 /// below 32 MiB. The alert PaxosDiskFilling has the same limit.
@@ -88,12 +93,12 @@ pub(crate) struct Verdict {
     pub(crate) peers: Vec<Peer>,
     /// Whether each acceptor of the status can vote, in the same order.
     pub(crate) votes: Vec<bool>,
-    /// Members of the cluster; 0 while no acceptor knows a configuration.
-    pub(crate) members: usize,
-    /// Size of a quorum for both phases; 0 while no acceptor knows a configuration.
-    pub(crate) quorum: usize,
+    /// The members that can vote, and the quorums; all 0 while no acceptor knows a configuration.
+    pub(crate) tolerance: Tolerance,
     /// The highest reported watermark.
     pub(crate) chosen_to: u64,
+    /// The change of members under way.
+    pub(crate) change: Option<PendingChange>,
     /// Two processes contradict each other. A process may have restarted between the answers: ask again before
     /// believing the contradiction.
     pub(crate) contradicted: bool,
@@ -124,7 +129,8 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
         .chain(peers.iter().map(roster::watermark));
     let chosen_to = reported.max().unwrap_or(0);
 
-    let judged = acceptors::judge(status, leader.as_ref());
+    let change = changes::pending(status);
+    let judged = acceptors::judge(status, leader.as_ref(), change.as_ref());
     let mut findings = judged.findings;
     let works = findings
         .iter()
@@ -132,7 +138,13 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
     if works {
         findings.extend(peers::leader_finding(status, &peers, leader.as_ref()));
     }
-    findings.extend(peers::findings(status, &peers, works, judged.quorum, chosen_to));
+    findings.extend(peers::findings(
+        status,
+        &peers,
+        works,
+        judged.tolerance.quorum(),
+        chosen_to,
+    ));
     findings.extend(digests::finding(digests, &peers));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Verdict {
@@ -141,9 +153,9 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
         leader,
         peers,
         votes: judged.votes,
-        members: judged.members,
-        quorum: judged.quorum,
+        tolerance: judged.tolerance,
         chosen_to,
+        change,
         contradicted: judged.contradicted,
     }
 }

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use paxos_common::paxos::{
     identity::AcceptorUuid,
     message::{AcceptAnswer, Refused},
-    proposer::{Event, Notice, Phase},
+    proposer::{ChangeStage, Event, Notice, Phase},
     slot::Slot,
 };
 use paxos_proto::v1::ProposerPhase;
 use tokio::time::Instant;
 
 use super::{Driver, View};
-use crate::view::Refusal;
+use crate::{changes::ShownChange, view::Refusal};
 
 /// Interval of the publication of this proposer's state. A change of phase is published at once.
 const VIEW_INTERVAL: Duration = Duration::from_millis(20);
@@ -132,6 +132,23 @@ impl Driver {
         text
     }
 
+    /// The change of an earlier leader that the campaign of this leader found.
+    fn found_change(&self) -> Option<ShownChange> {
+        let Phase::Leading(lead) = self.core.phase() else {
+            return None;
+        };
+        let ((_, configuration), votes) = (lead.change()?, lead.change_votes()?);
+        Some(ShownChange {
+            configuration: Arc::clone(configuration),
+            stage: ChangeStage::Deciding {
+                accepted: votes.accepted,
+                of: votes.needed,
+            },
+            taken: 0,
+            begun: None,
+        })
+    }
+
     /// Publishes this proposer's state, and logs changes of the phase.
     pub(super) fn publish(&mut self, at_once: bool) {
         let (phase, ballot, proposed_to) = match self.core.phase() {
@@ -178,7 +195,7 @@ impl Driver {
             queued_bytes,
             configuration: Some(Arc::clone(self.core.configuration())),
             before: self.before.clone(),
-            change: self.changes.shown(),
+            change: self.changes.shown().or_else(|| self.found_change()),
             links: self
                 .links
                 .iter()

@@ -13,13 +13,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     PATIENCE_MAX,
-    list::tolerance,
     look::{MembersLook, Plan},
 };
 use crate::{
     connection::no,
     json,
     output::{Form, OutputArgs, printable, write},
+    verdict::Tolerance,
 };
 
 /// Pause before the next request.
@@ -231,11 +231,16 @@ impl<'a> Shown<'a> {
 fn done_text(plan: &Plan, made: &Configuration, waited_ms: Option<u64>) -> String {
     let members = made.members().len();
     let quorums = made.quorums();
-    let tolerated = members - quorums.phase1().max(quorums.phase2());
+    let tolerance = Tolerance {
+        members,
+        votes: members,
+        phase1: quorums.phase1(),
+        phase2: quorums.phase2(),
+    };
     let mut text = format!(
         "done       era {}, {members} members, {}",
         made.era(),
-        tolerance(Some(tolerated))
+        tolerance.in_words()
     );
     if let Some(waited_ms) = waited_ms {
         text += &format!("; commands waited at most {waited_ms} ms");

@@ -7,6 +7,7 @@ use super::look::{MembersLook, SeenAcceptor, SeenState};
 use crate::{
     json::uint64,
     output::{hex, printable},
+    verdict::{PendingChange, Tolerance},
 };
 
 pub(super) fn text(look: &MembersLook) -> String {
@@ -32,6 +33,9 @@ pub(super) fn text(look: &MembersLook) -> String {
     let lines = table.lines().map(|line| format!("{}\n", line.trim()));
     let mut text: String = lines.collect();
     text += &format!("\n{}\n", summary(look));
+    if let Some(change) = &look.change {
+        text += &format!("{}\n", change.in_words());
+    }
     for acceptor in look.members.iter().chain(&look.outside) {
         if let Some(remedy) = remedy(look, acceptor) {
             text += &format!(
@@ -44,42 +48,42 @@ pub(super) fn text(look: &MembersLook) -> String {
     text
 }
 
-/// `era 5, 3 members, one may be lost`.
+/// `era 5, 3 members, one may be lost`, and the quorums.
 fn summary(look: &MembersLook) -> String {
+    let tolerance = tolerance(look);
     format!(
-        "era {}, {} members, {}",
+        "era {}, {} members, {}\n{}",
         look.configuration.era(),
         look.members.len(),
-        tolerance(tolerated(look))
+        tolerance.in_words(),
+        tolerance.quorums()
     )
 }
 
-/// Members that may be lost from now on while the others still order values.
-fn tolerated(look: &MembersLook) -> Option<usize> {
+fn tolerance(look: &MembersLook) -> Tolerance {
+    let quorums = look.configuration.quorums();
     let votes = look
         .members
         .iter()
-        .filter(|member| member.state == SeenState::Votes)
-        .count();
-    let quorums = look.configuration.quorums();
-    votes.checked_sub(quorums.phase1().max(quorums.phase2()))
-}
-
-/// The tolerance in words; none: too few answer already.
-pub(crate) fn tolerance(tolerated: Option<usize>) -> String {
-    match tolerated {
-        None => "too few vote: no value is ordered".to_owned(),
-        Some(0) => "none may be lost".to_owned(),
-        Some(1) => "one may be lost".to_owned(),
-        Some(count) => format!("{count} may be lost"),
+        .filter(|member| member.state == SeenState::Votes);
+    Tolerance {
+        members: look.members.len(),
+        votes: votes.count(),
+        phase1: quorums.phase1(),
+        phase2: quorums.phase2(),
     }
 }
 
 /// The command that repairs the state of an acceptor.
 fn remedy(look: &MembersLook, acceptor: &SeenAcceptor) -> Option<String> {
     let id = acceptor.id();
+    let change = look.change.as_ref();
+    if change.is_some_and(|change| change.removes(&acceptor.uuid.to_bytes())) {
+        // The change under way is the remedy.
+        return None;
+    }
     match acceptor.state {
-        SeenState::Votes => None,
+        SeenState::Votes | SeenState::Joins => None,
         SeenState::Waits => Some("`paxos status` says why this acceptor does not vote".to_owned()),
         SeenState::Silent => Some(format!(
             "start it with its data directory. If its disk is lost, start it with an empty directory, then: paxos member \
@@ -115,7 +119,9 @@ pub(super) fn json(look: &MembersLook) -> Value {
         "era": uint64(look.configuration.era().get()),
         "phase1": quorums.phase1(),
         "phase2": quorums.phase2(),
-        "may_be_lost": tolerated(look),
+        "may_be_lost": tolerance(look).count(),
+        "in_words": format!("{}; {}", tolerance(look).in_words(), tolerance(look).quorums()),
+        "change": look.change.as_ref().map(PendingChange::json),
         "members": look.members.iter().map(row).collect::<Vec<_>>(),
         "outside": look.outside.iter().map(row).collect::<Vec<_>>(),
     })

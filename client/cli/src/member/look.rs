@@ -20,7 +20,7 @@ use paxos_proto::v1::{self as pb, Membership};
 use crate::{
     connection::no,
     output::printable,
-    verdict::{Verdict, cluster_answer, era_of, is_same_place, judge, lost_member},
+    verdict::{PendingChange, Verdict, cluster_answer, era_of, is_same_place, judge, lost_member},
 };
 
 /// Why a member is not replaced at its own address.
@@ -60,6 +60,8 @@ pub(super) enum SeenState {
     Foreign,
     /// Blank, and at no member's address.
     Blank,
+    /// The change under way makes this acceptor a member.
+    Joins,
 }
 
 impl SeenState {
@@ -72,6 +74,7 @@ impl SeenState {
             Self::Outside => "no member",
             Self::Foreign => "of another cluster",
             Self::Blank => "blank, no member",
+            Self::Joins => "joins",
         }
     }
 }
@@ -106,6 +109,8 @@ pub(super) struct MembersLook {
     /// In the order of the configuration.
     pub(super) members: Vec<SeenAcceptor>,
     pub(super) outside: Vec<SeenAcceptor>,
+    /// The change of members under way.
+    pub(super) change: Option<PendingChange>,
     /// The answering acceptors by advertised address. From here they may be reachable by other addresses alone.
     answering: BTreeMap<String, AcceptorUuid>,
 }
@@ -190,12 +195,21 @@ impl MembersLook {
             let is_member = configuration.members().contains_key(&answer.uuid);
             !(is_member || answer.in_place_of.is_some())
         });
+        let change = verdict.change.as_ref();
+        let state_outside = |answer: &SeenAnswer<'_>| match answer.state_outside(&configuration) {
+            SeenState::Outside | SeenState::Blank
+                if change.is_some_and(|change| change.adds(&answer.uuid.to_bytes())) =>
+            {
+                SeenState::Joins
+            }
+            state => state,
+        };
         let outside = outside.map(|answer| SeenAcceptor {
             uuid: answer.uuid,
             name: answer.status.id.clone(),
             address: answer.advertised().to_owned(),
-            state: answer.state_outside(&configuration),
-            lag: (answer.state_outside(&configuration) == SeenState::Outside)
+            state: state_outside(answer),
+            lag: matches!(state_outside(answer), SeenState::Outside | SeenState::Joins)
                 .then(|| verdict.chosen_to.saturating_sub(answer.status.chosen_to)),
             era: (!answer.is_blank()).then(|| era_of(answer.status)),
         });
@@ -206,6 +220,7 @@ impl MembersLook {
             members: members.collect(),
             outside: outside.collect(),
             answering: answering.collect(),
+            change: verdict.change.clone(),
             configuration,
         })
     }

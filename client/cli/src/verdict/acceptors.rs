@@ -13,9 +13,10 @@ use paxos_common::{
 use paxos_proto::v1::{AcceptorStatusResponse, Configuration, Member, Membership, attach_request::Progress};
 
 use super::{
-    DATA_FREE_LOW_BYTES, Finding, Peer, Source, Subject, access,
+    DATA_FREE_LOW_BYTES, Finding, Peer, PendingChange, Source, Subject, Tolerance, access,
     majority::{Majority, cluster_answer, cluster_id, cluster_of},
     places::lost_member,
+    unformed::not_formed,
 };
 use crate::output::hex;
 
@@ -39,15 +40,24 @@ pub(super) struct Judged {
     pub(super) findings: Vec<Finding>,
     /// Whether each acceptor of the status can vote.
     pub(super) votes: Vec<bool>,
-    pub(super) members: usize,
-    /// Size of a quorum for both phases; 0 while no configuration is known.
-    pub(super) quorum: usize,
+    pub(super) tolerance: Tolerance,
     /// As in [`super::Verdict`].
     pub(super) contradicted: bool,
 }
 
+impl Judged {
+    /// Size of a quorum for both phases; 0 while no configuration is known.
+    pub(super) fn quorum(&self) -> usize {
+        self.tolerance.phase1.max(self.tolerance.phase2)
+    }
+}
+
 /// Judges every acceptor, and the acceptors together.
-pub(super) fn judge(status: &ClusterReport, leader: Option<&Peer>) -> Judged {
+pub(super) fn judge(
+    status: &ClusterReport,
+    leader: Option<&Peer>,
+    change: Option<&PendingChange>,
+) -> Judged {
     let configuration = cluster_answer(status).and_then(|answer| answer.configuration.as_ref());
     let is_member = |address: &str| {
         configuration.is_none_or(|configuration| {
@@ -84,7 +94,13 @@ pub(super) fn judge(status: &ClusterReport, leader: Option<&Peer>) -> Judged {
             "the acceptors belong to different clusters",
             "list only the acceptors of one cluster in --acceptors; never empty the data directory of a member",
         )),
-        Majority::Cluster(cluster) => of_cluster(&mut judged, cluster, status, &answers, leader),
+        Majority::Cluster(cluster) => of_cluster(
+            &mut judged,
+            cluster,
+            status,
+            (&answers, change),
+            leader,
+        ),
     }
     judged
 }
@@ -125,67 +141,11 @@ fn silent(report: &AcceptorReport) -> Option<Finding> {
     Some(Finding::degraded(subject(address.to_string()), problem, advice))
 }
 
-fn not_formed(answers: &[&AcceptorStatusResponse], total: usize) -> Finding {
-    let mut lists: BTreeMap<&[u8], (&str, String)> = BTreeMap::new();
-    for answer in answers {
-        if let Some(configuration) = &answer.configuration {
-            let list = (answer.address.as_str(), uuids(configuration));
-            lists.entry(cluster_id(answer)).or_insert(list);
-        }
-    }
-    if lists.len() > 1 {
-        let held: Vec<_> = lists
-            .values()
-            .map(|(address, list)| format!("{address} holds {list}"))
-            .collect();
-        return unavailable(
-            format!(
-                "the acceptors hold different lists of members, so no cluster forms: {}",
-                held.join("; ")
-            ),
-            "while no listed acceptor is formed, unanswering acceptors included, no acceptor has voted: stop the \
-             proposers, empty every listed data directory, and start the proposers with the same list. If any \
-             acceptor is formed, never do this: correct the lists",
-        );
-    }
-    if let Some(seeded) = answers
-        .iter()
-        .find(|answer| answer.membership() == Membership::Seeded)
-    {
-        return unavailable(
-            format!(
-                "the cluster is not formed: {} is blank and holds a backup",
-                seeded.address
-            ),
-            "repeat `paxos restore` with the same file, the same acceptors and the same --above. Or, while no acceptor of \
-             that restore is formed, unanswering acceptors included, empty the data directories of all these acceptors",
-        );
-    }
-    if let Some(receiving) = answers.iter().find(|answer| answer.receiving.is_some()) {
-        return unavailable(
-            format!(
-                "the cluster is not formed: {} is blank and receives a backup",
-                receiving.address
-            ),
-            "wait until `paxos restore` has finished; if it has ended before, repeat it with the same file, the same acceptors \
-             and the same --above. Start no proposer before: a proposer makes blank acceptors an empty cluster",
-        );
-    }
-    unavailable(
-        format!(
-            "the cluster is not formed: {} of {total} acceptors answer, none is a member",
-            answers.len()
-        ),
-        "to begin with a backup, first run `paxos restore`. Otherwise start a proposer with --acceptors naming all \
-         acceptors; the proposer forms an empty cluster once all acceptors answer",
-    )
-}
-
 fn of_cluster(
     judged: &mut Judged,
     cluster: &[u8],
     status: &ClusterReport,
-    answers: &[&AcceptorStatusResponse],
+    (answers, change): (&[&AcceptorStatusResponse], Option<&PendingChange>),
     leader: Option<&Peer>,
 ) {
     let configuration = cluster_answer(status).and_then(|member| member.configuration.as_ref());
@@ -223,7 +183,9 @@ fn of_cluster(
             });
         let found = |(problem, advice)| Finding::degraded(subject(answer.id.clone()), problem, advice);
         if let Some(refused) = refused {
-            judged.findings.push(found(refused));
+            // A joiner does not vote yet, and that is no problem.
+            let is_joiner = change.is_some_and(|change| is_added(change, answer));
+            judged.findings.extend((!is_joiner).then(|| found(refused)));
             continue;
         }
         let mut wrong = complaints(&name, answer, chosen_to);
@@ -262,12 +224,17 @@ fn of_cluster(
     let Some(configuration) = configuration else {
         return;
     };
-    judged.members = configuration.members.len();
-    judged.quorum = usize::try_from(configuration.phase1.max(configuration.phase2)).unwrap_or(usize::MAX);
+    let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    judged.tolerance = Tolerance {
+        members: configuration.members.len(),
+        votes: counted.len(),
+        phase1: size(configuration.phase1),
+        phase2: size(configuration.phase2),
+    };
     judged.findings.extend(not_found(status, &configuration.members));
     judged
         .findings
-        .extend(too_few(counted.len(), secure, judged.quorum, judged.members));
+        .extend(too_few(judged.tolerance, secure, leader.is_some()));
 }
 
 /// A problem, and advice.
@@ -312,6 +279,12 @@ fn refusal(name: &str, (cluster, is_place): (&[u8], bool), answer: &AcceptorStat
             },
         )
     })
+}
+
+/// Whether the change under way adds this acceptor.
+fn is_added(change: &PendingChange, answer: &AcceptorStatusResponse) -> bool {
+    let stamp = answer.stamp.as_ref();
+    stamp.is_some_and(|stamp| change.adds(&stamp.acceptor))
 }
 
 /// An acceptor of the cluster that is no member in the latest era.
@@ -437,9 +410,27 @@ fn not_found(status: &ClusterReport, members: &[Member]) -> Option<Finding> {
     })
 }
 
-/// No quorum can vote, or the loss of one more acceptor ends the quorum. `counted` acceptors can vote; the leader
-/// counts `secure` of these.
-fn too_few(counted: usize, secure: usize, quorum: usize, members: usize) -> Option<Finding> {
+/// No quorum can vote, or the loss of one more acceptor ends the quorum. The leader counts `secure` of the acceptors that
+/// can vote.
+fn too_few(tolerance: Tolerance, secure: usize, has_leader: bool) -> Option<Finding> {
+    let Tolerance {
+        members,
+        votes: counted,
+        phase1,
+        phase2,
+    } = tolerance;
+    let quorum = phase1.max(phase2);
+    if has_leader && (phase2..phase1).contains(&counted) {
+        return Some(Finding::degraded(
+            Subject::cluster(),
+            format!(
+                "{counted} of {members} acceptors can vote: enough for the values of the present leader ({phase2}), and too \
+                 few to elect another leader ({phase1})"
+            ),
+            "bring back the missing acceptors, and restart no proposer before: without the present leader no value is \
+             ordered. `paxos member quorums` sets majorities",
+        ));
+    }
     if counted < quorum {
         return Some(unavailable(
             format!(
@@ -464,22 +455,12 @@ fn uuid(answer: &AcceptorStatusResponse) -> Option<AcceptorUuid> {
     Some(wire::read_stamp(answer.stamp.as_ref()).ok()?.acceptor)
 }
 
-fn uuids(configuration: &Configuration) -> String {
-    let members = configuration.members.iter();
-    let uuids: Vec<_> = members
-        .map(|member| {
-            wire::acceptor_uuid(&member.acceptor).map_or_else(|_| "?".to_owned(), |uuid| uuid.to_string())
-        })
-        .collect();
-    uuids.join(", ")
-}
-
 fn subject(name: String) -> Subject {
     let role = "acceptor";
     Subject { role, name }
 }
 
 /// A finding about the acceptors as a whole: the cluster is unavailable.
-fn unavailable(problem: impl Into<String>, advice: &'static str) -> Finding {
+pub(super) fn unavailable(problem: impl Into<String>, advice: &'static str) -> Finding {
     Finding::unavailable(Subject::cluster(), problem, advice)
 }

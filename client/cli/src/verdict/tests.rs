@@ -1,6 +1,7 @@
 //! Invented statuses for tests, and the verdicts on each status.
 
 mod answers;
+mod changes;
 mod members;
 
 use super::{

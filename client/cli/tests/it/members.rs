@@ -14,6 +14,7 @@ use crate::{
 
 mod faults;
 mod lists;
+mod views;
 
 /// Upper bound of the time without a successful command during a change, on the slowest machines.
 const GAP_MAX: Duration = Duration::from_secs(5);

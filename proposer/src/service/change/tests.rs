@@ -92,6 +92,7 @@ fn same_request_joins_the_change_under_way_and_another_waits() {
         configuration,
         stage: ChangeStage::Copying { slots: 41, of: 100 },
         taken: 0,
+        begun: None,
     };
     let same = next([1, 2, 4]);
     assert_eq!(

@@ -82,6 +82,10 @@ fn healthy_members_need_no_command() {
     let text = text(&look);
     assert!(text.contains("era 0, 3 members, one may be lost"), "{text}");
     assert!(!text.contains("what to do"), "{text}");
+    assert!(
+        text.contains("quorums: 2 of 3 to elect a leader (phase 1), 2 of 3 to choose a value (phase 2)\n"),
+        "{text}"
+    );
     let row = "acceptor-3  abcd0003  http://a3:1  votes  2    0";
     let squeezed: Vec<_> = text
         .lines()
@@ -317,6 +321,46 @@ fn acceptor_of_another_cluster_is_not_to_be_stopped() {
         "{text}"
     );
     assert!(!text.contains("may be stopped"), "{text}");
+}
+
+#[test]
+fn joiner_of_a_change_under_way_joins_and_may_not_be_stopped() {
+    let mut later = pb::Configuration::from(&configuration());
+    later.era = 1;
+    later.members[2].acceptor = uuid(4).to_bytes().to_vec().into();
+    later.members[2].address = address(4);
+    let leader = pb::ProposerStatusResponse {
+        address: "http://p:1".to_owned(),
+        change: Some(pb::ChangeMembersResponse {
+            stage: Some(pb::change_members_response::Stage::Deciding(pb::Deciding {
+                accepted: 1,
+                of: 2,
+            })),
+            waited_ms: None,
+        }),
+        change_to: Some(later),
+        ..pb::ProposerStatusResponse::default()
+    };
+    let report = ClusterReport {
+        acceptors: vec![formed(1), formed(2), silent(3), formed(4)],
+        proposers: vec![paxos_client::raw::RoleReport {
+            address: "http://p:1".parse().unwrap(),
+            given: false,
+            answer: Ok(leader),
+        }],
+        ..ClusterReport::default()
+    };
+    let look = MembersLook::of(&report).unwrap();
+    let text = text(&look);
+    assert!(
+        text.contains("change of members to era 1 under way: coming: acceptor-4 (abcd0004) at http://a4:1"),
+        "{text}"
+    );
+    assert!(text.contains("step: deciding, 1 of 2 new members"), "{text}");
+    assert!(!text.contains("may be stopped") && !text.contains("member replace"), "{text}");
+    let json = json(&look);
+    assert_eq!(json["outside"][0]["state"], "joins");
+    assert_eq!(json["change"]["step"], "deciding");
 }
 
 #[test]

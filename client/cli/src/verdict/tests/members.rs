@@ -265,3 +265,34 @@ fn acceptor_that_refuses_the_certificate_needs_another_certificate_and_no_start(
         "{finding:?}"
     );
 }
+
+#[test]
+fn quorums_that_need_every_member_to_lead_are_healthy_and_say_why_none_may_be_lost() {
+    let mut status = healthy();
+    for index in 0..3 {
+        change(&mut status, index, |answer| {
+            let configuration = answer.configuration.as_mut().unwrap();
+            (configuration.phase1, configuration.phase2) = (3, 1);
+        });
+    }
+    let verdict = judge(&status);
+    assert_eq!(verdict.findings, []);
+    let words = verdict.tolerance.in_words();
+    assert!(words.contains("because the quorums were chosen so"), "{words}");
+    // The leader goes on after a loss.
+    lose(&mut status, 0);
+    let verdict = judge(&status);
+    assert_eq!(verdict.exit(), Exit::Clean);
+    let found = problems(&status);
+    assert!(found.contains("too few to elect another leader (3)"), "{found}");
+    assert!(!found.contains("no quorum"), "{found}");
+    let mut status = cluster(&[proposer(7101, false), learner(7201, 120, &[])]);
+    for index in 0..3 {
+        change(&mut status, index, |answer| {
+            let configuration = answer.configuration.as_mut().unwrap();
+            (configuration.phase1, configuration.phase2) = (3, 1);
+        });
+    }
+    lose(&mut status, 0);
+    assert_eq!(judge(&status).exit(), Exit::Unavailable, "no leader goes on");
+}

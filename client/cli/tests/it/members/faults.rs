@@ -117,6 +117,14 @@ async fn joiner_that_is_killed_while_it_copies_goes_on_after_its_start() {
     // A joiner that stays away ends the change, and nothing has changed.
     let command = start_to(&cluster, &["add", &joiner], "copying").await;
     cluster.acceptors[3].signal(Signal::SIGSTOP);
+    // Meanwhile the change is no secret.
+    let shown = list(&cluster).await;
+    println!("{}", shown["change"]);
+    assert_eq!(shown["change"]["step"], "copying", "{shown}");
+    assert_eq!(shown["change"]["added"][0]["address"], joiner.as_str(), "{shown}");
+    assert!(integer(&shown["change"]["since_ms"]).is_some(), "{shown}");
+    let (status, _) = cluster.status().await;
+    assert_eq!(status["change"]["era"], "1", "{status}");
     let output = ended(command).await;
     cluster.acceptors[3].signal(Signal::SIGCONT);
     let reason = stderr(&output);
