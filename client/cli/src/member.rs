@@ -3,6 +3,7 @@
 mod drive;
 mod list;
 mod look;
+mod moved;
 
 use std::time::Duration;
 
@@ -133,7 +134,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
                 let client = args.connection.client()?;
                 let patience = args.connection.timeout.min(PATIENCE_MAX);
                 let report = client.with_timeout(patience).cluster_report().await;
-                let look = MembersLook::of(&report)?;
+                let mut look = MembersLook::of(&report)?;
+                look.find_moved(&client, patience).await;
                 args.output
                     .print(|| list::text(&look), || list::json(&look))
                     .await

@@ -62,10 +62,7 @@ fn summary(look: &MembersLook) -> String {
 
 fn tolerance(look: &MembersLook) -> Tolerance {
     let quorums = look.configuration.quorums();
-    let votes = look
-        .members
-        .iter()
-        .filter(|member| member.state == SeenState::Votes);
+    let votes = look.members.iter().filter(|member| member.votes);
     Tolerance {
         members: look.members.len(),
         votes: votes.count(),
@@ -85,6 +82,14 @@ fn remedy(look: &MembersLook, acceptor: &SeenAcceptor) -> Option<String> {
     match acceptor.state {
         SeenState::Votes | SeenState::Joins => None,
         SeenState::Waits => Some("`paxos status` says why this acceptor does not vote".to_owned()),
+        SeenState::Elsewhere => {
+            let answers_at = printable(acceptor.answers_at.as_deref().unwrap_or_default());
+            Some(format!(
+                "the acceptor answers at {answers_at}, and the list of the members says {}. If the acceptor was moved: paxos \
+                 member replace {id} --with {answers_at}",
+                printable(&acceptor.address)
+            ))
+        }
         SeenState::Silent => Some(format!(
             "start it with its data directory. If its disk is lost, start it with an empty directory, then: paxos member \
              replace {id}"
@@ -107,6 +112,7 @@ pub(super) fn json(look: &MembersLook) -> Value {
             "acceptor": hex(&acceptor.uuid.to_bytes()),
             "name": acceptor.name,
             "address": acceptor.address,
+            "answers_at": acceptor.answers_at,
             "state": acceptor.state.in_words(),
             "lag": acceptor.lag.map(uint64),
             "era": acceptor.era.map(uint64),

@@ -17,6 +17,7 @@ use paxos_common::{
 };
 use paxos_proto::v1::{self as pb, Membership};
 
+use super::moved::is_linked_at;
 use crate::{
     connection::no,
     output::printable,
@@ -37,7 +38,11 @@ pub(super) struct SeenAcceptor {
     /// The operator's name; empty when unknown.
     pub(super) name: String,
     pub(super) address: String,
+    /// Where the member answers, if at another address than `address`.
+    pub(super) answers_at: Option<String>,
     pub(super) state: SeenState,
+    /// The acceptor is a member that can vote, as far as the leader reports.
+    pub(super) votes: bool,
     /// Slots behind the highest watermark; none without an answer.
     pub(super) lag: Option<u64>,
     /// The era of its own configuration; none without an answer.
@@ -50,6 +55,8 @@ pub(super) enum SeenState {
     Votes,
     /// A member that answers, and cannot vote now.
     Waits,
+    /// A member that answers at another address than the configuration says, and not there.
+    Elsewhere,
     /// A member without an answer.
     Silent,
     /// A member at whose address a blank acceptor answers.
@@ -69,6 +76,7 @@ impl SeenState {
         match self {
             Self::Votes => "votes",
             Self::Waits => "does not vote",
+            Self::Elsewhere => "answers elsewhere",
             Self::Silent => "no answer",
             Self::Lost => "lost its disk",
             Self::Outside => "no member",
@@ -177,8 +185,17 @@ impl MembersLook {
                 (None, Some(blank)) if member.name.is_empty() => &*blank.status.id,
                 (None, _) => &*member.name,
             };
+            let mut answered_at = answers.iter().filter(|answer| answer.uuid == uuid);
+            let is_at_listed = answered_at.any(|answer| is_same_place(answer.asked_at, &member.address));
+            let advertised = answer.map(SeenAnswer::advertised).filter(|advertised| {
+                !is_at_listed
+                    && !is_same_place(advertised, &member.address)
+                    && !is_linked_at(report, uuid, &member.address)
+            });
             SeenAcceptor {
                 uuid,
+                answers_at: advertised.map(str::to_owned),
+                votes: answer.is_some_and(|answer| answer.votes && counts(&verdict, uuid)),
                 name: name.to_owned(),
                 // A lost member is replaced at this address. When a cluster gets TLS, its configuration keeps the old
                 // scheme.
@@ -206,6 +223,8 @@ impl MembersLook {
         };
         let outside = outside.map(|answer| SeenAcceptor {
             uuid: answer.uuid,
+            answers_at: None,
+            votes: false,
             name: answer.status.id.clone(),
             address: answer.advertised().to_owned(),
             state: state_outside(answer),
@@ -398,6 +417,12 @@ impl SeenAnswer<'_> {
             address => address,
         }
     }
+}
+
+/// Whether the leader counts the acceptor; true if the leader does not answer.
+fn counts(verdict: &Verdict, acceptor: AcceptorUuid) -> bool {
+    let linked = verdict.leader.as_ref().and_then(|leader| leader.linked.as_ref());
+    linked.is_none_or(|linked| linked.iter().any(|linked| **linked == acceptor.to_bytes()))
 }
 
 fn answers<'a>(report: &'a ClusterReport, verdict: &Verdict) -> Vec<SeenAnswer<'a>> {

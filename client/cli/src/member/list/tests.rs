@@ -165,6 +165,34 @@ async fn commands_name_the_addresses_of_the_cluster_when_asked_through_published
 }
 
 #[test]
+fn member_that_moved_is_named_with_its_address_and_the_command() {
+    let moved = || answer(3, 7, pb::Membership::Formed);
+    let mut seen = look(vec![formed(1), formed(2), moved()]);
+    assert_eq!(seen.members[2].answers_at.as_deref(), Some("http://a7:1"));
+    seen.members[2].listed_answers(None);
+    let text = text(&seen);
+    assert!(
+        text.contains("acceptor-3 (abcd0003): answers elsewhere\n    what to do: the acceptor answers at http://a7:1, and"),
+        "{text}"
+    );
+    assert!(text.contains("paxos member replace acceptor-3 --with http://a7:1\n"), "{text}");
+    let json = json(&seen);
+    assert_eq!(json["members"][2]["state"], "answers elsewhere");
+    assert_eq!(
+        (&json["members"][2]["address"], &json["members"][2]["answers_at"]),
+        (&"http://a3:1".into(), &"http://a7:1".into())
+    );
+    // An acceptor with two addresses has not moved.
+    let mut seen = look(vec![formed(1), formed(2), moved()]);
+    seen.members[2].listed_answers(Some(uuid(3)));
+    assert_eq!((seen.members[2].state, &seen.members[2].answers_at), (SeenState::Votes, &None));
+    let mut asked_at_listed = moved();
+    asked_at_listed.address = address(3).parse().unwrap();
+    let seen = look(vec![formed(1), formed(2), asked_at_listed]);
+    assert_eq!(seen.members[2].answers_at, None);
+}
+
+#[test]
 fn lost_member_of_a_cluster_that_got_tls_has_the_new_scheme() {
     let secure = |mut report: AcceptorReport| {
         let url = report.address.as_str().replace("http:", "https:");

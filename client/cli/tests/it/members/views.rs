@@ -23,3 +23,27 @@ async fn quorums_that_need_every_member_to_lead_are_healthy_with_the_reason() {
         "{shown}"
     );
 }
+
+#[tokio::test]
+async fn moved_acceptor_is_named_with_its_address_and_the_command_that_repairs_the_list() {
+    let mut cluster = Cluster::start(3, 2, 1).await;
+    let before = cluster.acceptors[2].address.to_string();
+    cluster.acceptors[2].kill();
+    let data_dir = cluster.path("acceptor-3");
+    let flags = ["--id", "acceptor-3", "--data-dir", &data_dir];
+    let name = "acceptor-3".to_owned();
+    cluster.acceptors[2] = Process::role(cluster.dir.path(), "acceptor", name, free_ports(1), &flags);
+    let moved = cluster.acceptors[2].address.to_string();
+    let row = until("the acceptor answers elsewhere", async || {
+        let list = list(&cluster).await;
+        let rows = list["members"].as_array()?;
+        rows.iter().find(|row| row["state"] == "answers elsewhere").cloned()
+    })
+    .await;
+    println!("{row}");
+    assert_eq!((&row["address"], &row["answers_at"]), (&before.into(), &moved.clone().into()));
+    let command = format!("paxos member replace acceptor-3 --with {moved}");
+    assert!(row["what_to_do"].as_str().unwrap().contains(&command), "{row}");
+    changed(&cluster, &["replace", "acceptor-3", "--with", &moved]).await;
+    all_vote(&cluster, 1, 3).await;
+}
