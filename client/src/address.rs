@@ -28,6 +28,9 @@ const REPORT_RECENT_MS: u64 = 1_000;
 /// Longest wait for an acceptor in a search for the leader.
 const LEADER_PATIENCE: Duration = Duration::from_millis(500);
 
+/// Acceptors without an answer that an error names, at most.
+const CAUSES_MAX: usize = 16;
+
 /// The leading proposer, as reported by the acceptors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Leader {
@@ -270,13 +273,14 @@ fn none_found(status: &ClusterReport, role: Role, ignored: usize) -> Cause {
         .iter()
         .filter_map(|report| Some((&report.address, report.answer.as_ref().err()?)));
     // A denial says more than the silence of another acceptor: the client needs another certificate.
-    match failed.min_by_key(|(_, cause)| !cause.is_denied()) {
+    match failed.clone().min_by_key(|(_, cause)| !cause.is_denied()) {
         Some((address, cause)) if status.answers().next().is_none() => {
             if cause.is_denied() {
-                cause.clone().at(address)
-            } else {
-                Cause::unavailable(format!("no acceptor answers; {address}: {cause}"))
+                return cause.clone().at(address);
             }
+            let causes = failed.map(|(address, cause)| format!("{address}: {cause}"));
+            let causes: Vec<_> = causes.take(CAUSES_MAX).collect();
+            Cause::unavailable(format!("no acceptor answers; {}", causes.join("; ")))
         }
         Some(_) | None => Cause::unavailable(format!(
             "no acceptor knows a {role}: start a {role}, or give the address of a {role}"

@@ -110,7 +110,9 @@ async fn print(args: &Args, status: &ClusterReport, verdict: &Verdict) -> Result
 
 fn text(status: &ClusterReport, verdict: &Verdict) -> String {
     let mut text = headline(status, verdict);
-    text += &change_line(verdict.change.as_ref());
+    if let Some(change) = &verdict.change {
+        text += &format!("{}\n", change.in_words());
+    }
     text += &format!("\n{}\n", acceptor_table(status, verdict));
     text += &trims(status);
     if !verdict.peers.is_empty() {
@@ -121,6 +123,9 @@ fn text(status: &ClusterReport, verdict: &Verdict) -> String {
 
 /// Cluster, leader and quorums on one line.
 fn headline(status: &ClusterReport, verdict: &Verdict) -> String {
+    if status.answers().next().is_none() {
+        return "no acceptor answers\n".to_owned();
+    }
     let member = cluster_answer(status);
     let cluster = member.and_then(|member| member.stamp.as_ref());
     let cluster = cluster.map_or_else(|| "not formed".to_owned(), |stamp| hex(&stamp.cluster_id));
@@ -148,11 +153,6 @@ fn headline(status: &ClusterReport, verdict: &Verdict) -> String {
         "cluster {cluster}   leader {leader}{}\n",
         quorums.unwrap_or_default()
     )
-}
-
-/// The change of members under way; empty without one.
-fn change_line(change: Option<&PendingChange>) -> String {
-    change.map_or_else(String::new, |change| format!("{}\n", change.in_words()))
 }
 
 fn table(header: &[&str]) -> Table {
@@ -409,6 +409,23 @@ mod tests {
         ]);
         lose(&mut status, 0);
         insta::assert_snapshot!(text(&status, &judge(&status)));
+    }
+
+    #[test]
+    fn cluster_without_an_answer_is_not_called_unformed() {
+        let mut status = healthy();
+        (0..3).for_each(|index| lose(&mut status, index));
+        let verdict = judge(&status);
+        let shown = text(&status, &verdict);
+        assert!(shown.starts_with("no acceptor answers\n"), "{shown}");
+        let all = "unavailable: no acceptor answers: http://127.0.0.1:7001: connection refused; http://127.0.0.1:7002: ";
+        assert!(shown.contains(all), "{shown}");
+        assert!(
+            shown.contains("http://127.0.0.1:7003: connection refused\n    what to do: start"),
+            "{shown}"
+        );
+        assert!(!shown.contains("not formed"), "{shown}");
+        assert_eq!(verdict.exit(), Exit::Unavailable);
     }
 
     #[test]

@@ -17,7 +17,6 @@ use paxos_common::{
 };
 use paxos_proto::v1::{self as pb, Membership};
 
-use super::moved::is_linked_at;
 use crate::{
     connection::no,
     output::printable,
@@ -165,7 +164,7 @@ impl MembersLook {
         let configuration = cluster_answer(report)
             .filter(|answer| answer.membership() == Membership::Formed)
             .and_then(|answer| answer.configuration.clone());
-        let configuration = configuration.ok_or_else(|| no_cluster(report))?;
+        let configuration = configuration.ok_or_else(|| no_cluster(&verdict))?;
         let configuration = Configuration::try_from(configuration)
             .map_err(|error| Failure::refused(anyhow::anyhow!("the acceptors' configuration: {error}")))?;
         let answers: Vec<SeenAnswer<'_>> = answers(report, &verdict);
@@ -173,8 +172,9 @@ impl MembersLook {
         let members = members.map(|(&uuid, member)| {
             let answer = answers.iter().find(|answer| answer.uuid == uuid);
             let blank_there = answers.iter().find(|answer| answer.in_place_of == Some(uuid));
+            let votes = answer.is_some_and(|answer| answer.votes && counts(&verdict, uuid));
             let state = match answer {
-                Some(answer) if answer.votes => SeenState::Votes,
+                Some(_) if votes => SeenState::Votes,
                 Some(_) => SeenState::Waits,
                 None if blank_there.is_some() => SeenState::Lost,
                 None => SeenState::Silent,
@@ -195,7 +195,7 @@ impl MembersLook {
             SeenAcceptor {
                 uuid,
                 answers_at: advertised.map(str::to_owned),
-                votes: answer.is_some_and(|answer| answer.votes && counts(&verdict, uuid)),
+                votes,
                 name: name.to_owned(),
                 // A lost member is replaced at this address. When a cluster gets TLS, its configuration keeps the old
                 // scheme.
@@ -419,6 +419,18 @@ impl SeenAnswer<'_> {
     }
 }
 
+/// Whether a proposer is connected to the acceptor at this address.
+fn is_linked_at(report: &ClusterReport, acceptor: AcceptorUuid, address: &str) -> bool {
+    let answers = report
+        .proposers
+        .iter()
+        .filter_map(|proposer| proposer.answer.as_ref().ok());
+    let mut links = answers.flat_map(|answer| &answer.acceptors);
+    links.any(|link| {
+        link.attached && *link.acceptor == acceptor.to_bytes() && is_same_place(&link.address, address)
+    })
+}
+
 /// Whether the leader counts the acceptor; true if the leader does not answer.
 fn counts(verdict: &Verdict, acceptor: AcceptorUuid) -> bool {
     let linked = verdict.leader.as_ref().and_then(|leader| leader.linked.as_ref());
@@ -446,15 +458,13 @@ fn answers<'a>(report: &'a ClusterReport, verdict: &Verdict) -> Vec<SeenAnswer<'
     answers.collect()
 }
 
-/// Why no list of members is known: the first acceptor that does not answer says most.
-fn no_cluster(report: &ClusterReport) -> Failure {
-    let silent = report.acceptors.iter().find_map(|acceptor| {
-        let cause = acceptor.answer.as_ref().err()?;
-        Some(format!("; {}: {cause}", acceptor.address))
-    });
+/// Why no list of members is known, and what to do: the gravest finding.
+fn no_cluster(verdict: &Verdict) -> Failure {
+    let finding = verdict.findings.first();
+    let words =
+        finding.map(|finding| format!("{}. What to do: {}", printable(&finding.problem), finding.advice));
     Failure::unavailable(anyhow::anyhow!(
-        "no acceptor of a formed cluster answers{}; `paxos status` shows what is wrong",
-        silent.unwrap_or_default()
+        words.unwrap_or_else(|| "no acceptor of a formed cluster answers".to_owned())
     ))
 }
 

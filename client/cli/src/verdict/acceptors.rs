@@ -33,6 +33,9 @@ const WAITING_MS: u64 = 1_000;
 /// acceptor is not ready, and the alerts do not count the acceptor either.
 const HANGS_MS: u64 = 5_000;
 
+/// Addresses without an answer that are named in one line, at most.
+const CAUSES_MAX: usize = 16;
+
 /// The result of judging the acceptors.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
@@ -45,19 +48,8 @@ pub(super) struct Judged {
     pub(super) contradicted: bool,
 }
 
-impl Judged {
-    /// Size of a quorum for both phases; 0 while no configuration is known.
-    pub(super) fn quorum(&self) -> usize {
-        self.tolerance.phase1.max(self.tolerance.phase2)
-    }
-}
-
 /// Judges every acceptor, and the acceptors together.
-pub(super) fn judge(
-    status: &ClusterReport,
-    leader: Option<&Peer>,
-    change: Option<&PendingChange>,
-) -> Judged {
+pub(super) fn judge(status: &ClusterReport, leader: Option<&Peer>, change: Option<&PendingChange>) -> Judged {
     let configuration = cluster_answer(status).and_then(|answer| answer.configuration.as_ref());
     let is_member = |address: &str| {
         configuration.is_none_or(|configuration| {
@@ -77,12 +69,8 @@ pub(super) fn judge(
     };
     let answers: Vec<_> = status.answers().collect();
     if answers.is_empty() {
-        judged.findings.push(access::refused(status).unwrap_or_else(|| {
-            unavailable(
-                "no acceptor answers",
-                "start the acceptors (or `paxos dev`), or give their addresses with --acceptors",
-            )
-        }));
+        let finding = access::refused(status).unwrap_or_else(|| no_answers(status));
+        judged.findings.push(finding);
         return judged;
     }
     match cluster_of(&answers) {
@@ -121,6 +109,27 @@ fn went_back(status: &ClusterReport) -> Vec<WentBack> {
         .answers()
         .filter_map(|answer| guard.contradiction(uuid(answer)?))
         .collect()
+}
+
+/// No acceptor answers: names each address with the cause.
+fn no_answers(status: &ClusterReport) -> Finding {
+    let causes = status.acceptors.iter().filter_map(|report| {
+        let cause = report.answer.as_ref().err()?;
+        Some(format!("{}: {cause}", report.address))
+    });
+    let causes: Vec<_> = causes.collect();
+    let mut problem = format!(
+        "no acceptor answers: {}",
+        causes[..causes.len().min(CAUSES_MAX)].join("; ")
+    );
+    if causes.len() > CAUSES_MAX {
+        problem += &format!("; and {} more", causes.len() - CAUSES_MAX);
+    }
+    unavailable(
+        problem,
+        "start the acceptors with their data directories (or `paxos dev`), or correct --acceptors: whether a cluster is formed \
+         is not known before an acceptor answers",
+    )
 }
 
 fn silent(report: &AcceptorReport) -> Option<Finding> {
@@ -419,7 +428,7 @@ fn too_few(tolerance: Tolerance, secure: usize, has_leader: bool) -> Option<Find
         phase1,
         phase2,
     } = tolerance;
-    let quorum = phase1.max(phase2);
+    let quorum = tolerance.quorum();
     if has_leader && (phase2..phase1).contains(&counted) {
         return Some(Finding::degraded(
             Subject::cluster(),
@@ -461,6 +470,6 @@ fn subject(name: String) -> Subject {
 }
 
 /// A finding about the acceptors as a whole: the cluster is unavailable.
-pub(super) fn unavailable(problem: impl Into<String>, advice: &'static str) -> Finding {
+fn unavailable(problem: impl Into<String>, advice: &'static str) -> Finding {
     Finding::unavailable(Subject::cluster(), problem, advice)
 }

@@ -175,7 +175,10 @@ fn member_that_moved_is_named_with_its_address_and_the_command() {
         text.contains("acceptor-3 (abcd0003): answers elsewhere\n    what to do: the acceptor answers at http://a7:1, and"),
         "{text}"
     );
-    assert!(text.contains("paxos member replace acceptor-3 --with http://a7:1\n"), "{text}");
+    assert!(
+        text.contains("paxos member replace acceptor-3 --with http://a7:1\n"),
+        "{text}"
+    );
     let json = json(&seen);
     assert_eq!(json["members"][2]["state"], "answers elsewhere");
     assert_eq!(
@@ -185,7 +188,10 @@ fn member_that_moved_is_named_with_its_address_and_the_command() {
     // An acceptor with two addresses has not moved.
     let mut seen = look(vec![formed(1), formed(2), moved()]);
     seen.members[2].listed_answers(Some(uuid(3)));
-    assert_eq!((seen.members[2].state, &seen.members[2].answers_at), (SeenState::Votes, &None));
+    assert_eq!(
+        (seen.members[2].state, &seen.members[2].answers_at),
+        (SeenState::Votes, &None)
+    );
     let mut asked_at_listed = moved();
     asked_at_listed.address = address(3).parse().unwrap();
     let seen = look(vec![formed(1), formed(2), asked_at_listed]);
@@ -385,7 +391,10 @@ fn joiner_of_a_change_under_way_joins_and_may_not_be_stopped() {
         "{text}"
     );
     assert!(text.contains("step: deciding, 1 of 2 new members"), "{text}");
-    assert!(!text.contains("may be stopped") && !text.contains("member replace"), "{text}");
+    assert!(
+        !text.contains("may be stopped") && !text.contains("member replace"),
+        "{text}"
+    );
     let json = json(&look);
     assert_eq!(json["outside"][0]["state"], "joins");
     assert_eq!(json["change"]["step"], "deciding");
@@ -407,4 +416,21 @@ fn list_without_an_answer_says_why() {
         failure.contains("http://a1:1") && failure.contains(denied),
         "{failure}"
     );
+}
+
+#[test]
+fn silence_of_every_acceptor_is_named_with_each_cause_and_what_to_do() {
+    let report = ClusterReport {
+        acceptors: vec![silent(1), silent(2)],
+        ..ClusterReport::default()
+    };
+    let failure = MembersLook::of(&report).unwrap_err();
+    let said = failure.to_string();
+    assert!(
+        said.starts_with(
+            "no acceptor answers: http://a1:1: no connection; http://a2:1: no connection. What to do: start"
+        ),
+        "{said}"
+    );
+    assert_eq!(failure.code, paxos_common::service::failure::Exit::Unavailable);
 }

@@ -47,3 +47,25 @@ async fn moved_acceptor_is_named_with_its_address_and_the_command_that_repairs_t
     changed(&cluster, &["replace", "acceptor-3", "--with", &moved]).await;
     all_vote(&cluster, 1, 3).await;
 }
+
+#[tokio::test]
+async fn silence_of_every_acceptor_is_named_with_each_cause_and_no_cluster_is_called_unformed() {
+    let addresses = [free_ports(1), free_ports(1)].map(|port| format!("http://127.0.0.1:{port}"));
+    let urls = addresses.join(",");
+    let listed = run(&["member", "list", "--acceptors", &urls, "--timeout", "2s"]).await;
+    let status = run(&["status", "--acceptors", &urls, "--timeout", "2s"]).await;
+    let shown = String::from_utf8_lossy(&status.stdout).into_owned();
+    println!("{}{shown}{}", stderr(&listed), stderr(&status));
+    for (said, output) in [(stderr(&listed), &listed), (shown.clone(), &status), (stderr(&status), &status)] {
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        assert!(said.contains("no acceptor answers"), "{said}");
+        for address in &addresses {
+            assert!(said.contains(&format!("{address}: ")), "{said}");
+        }
+        assert!(!said.contains("not formed"), "{said}");
+    }
+    assert!(stderr(&listed).contains("What to do: start the acceptors"), "{listed:?}");
+    let put = run(&["put", "key", "value", "--acceptors", &urls, "--timeout", "1s"]).await;
+    let said = stderr(&put);
+    assert!(addresses.iter().all(|address| said.contains(address)), "{said}");
+}
