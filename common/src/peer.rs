@@ -17,6 +17,8 @@ mod dedicated;
 mod dialer;
 mod limits;
 mod stream;
+#[cfg(feature = "service")]
+pub mod waiting;
 
 #[cfg(feature = "service")]
 pub use address_book::AddressBook;

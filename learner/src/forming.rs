@@ -18,11 +18,12 @@ use paxos_common::{
     peer::{
         Address, AddressBook, MessageLimits as _,
         acceptor::{Unusable, form, form_report, warn_of_list},
+        waiting::ClusterWait,
     },
     sqlite::DataDir,
 };
 use paxos_proto::v1::acceptor_client::AcceptorClient;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
 use crate::{
@@ -60,10 +61,17 @@ impl Finder<'_> {
         let mut places = AskedPlaces::default();
         let mut backoff = backoff();
         let mut is_wait_logged = false;
+        let mut wait = ClusterWait::new(Instant::now());
         loop {
             let mut round = AskingRound::default();
             let twice = self
-                .ask(self.book.given(), None, &mut places, &mut round, &mut forming)
+                .ask(
+                    self.book.given(),
+                    None,
+                    &mut places,
+                    &mut round,
+                    (&mut forming, &mut wait),
+                )
                 .await;
             let mut stored = None;
             // Blank acceptors at the given addresses may be meant for another cluster than the stored one.
@@ -76,8 +84,14 @@ impl Finder<'_> {
             {
                 // These addresses were not given to this process: another cluster there is no conflict.
                 let cluster = Some(known.cluster_id());
-                self.ask(&members, cluster, &mut places, &mut round, &mut forming)
-                    .await;
+                self.ask(
+                    &members,
+                    cluster,
+                    &mut places,
+                    &mut round,
+                    (&mut forming, &mut wait),
+                )
+                .await;
             }
             let latest = self.latest(&round);
             let is_changed = latest.is_some_and(|latest| latest.era() > Era::FIRST);
@@ -94,6 +108,8 @@ impl Finder<'_> {
                 | FormAction::Store(..)
                 | FormAction::Complete(..)
                 | FormAction::Wait(_) => {
+                    let last_list = stored.as_ref().map(Configuration::address_list);
+                    wait.warn_if_due(Instant::now(), &last_list.unwrap_or_default());
                     if !is_wait_logged {
                         is_wait_logged = self.log_wait(&round, stored.as_ref());
                     }
@@ -122,7 +138,7 @@ impl Finder<'_> {
         of: Option<ClusterId>,
         places: &mut AskedPlaces,
         round: &mut AskingRound,
-        forming: &mut Forming,
+        (forming, wait): (&mut Forming, &mut ClusterWait),
     ) -> Option<AcceptorUuid> {
         for address in addresses {
             places.connect(address, &self.book);
@@ -131,7 +147,8 @@ impl Finder<'_> {
         let mut twice = None;
         for (address, answer) in addresses.iter().zip(join_all(calls).await) {
             round.asked.insert(address.clone());
-            let Some(report) = answer else { continue };
+            wait.heard(address.as_str(), answer.as_ref());
+            let Ok(report) = answer else { continue };
             if of.is_some() && of != formed_cluster(&report.membership) {
                 continue;
             }
@@ -207,9 +224,9 @@ impl AskedPlaces {
         });
     }
 
-    /// Asks at a connected address; `None` without a usable answer.
-    async fn ask(&self, address: &Address) -> Option<FormReport> {
-        let (client, standing) = self.0.get(address)?;
+    /// Asks at a connected address; the reason without a usable answer.
+    async fn ask(&self, address: &Address) -> Result<FormReport, Unusable> {
+        let (client, standing) = self.0.get(address).ok_or(Unusable::NoAddress)?;
         let asking = async {
             let answer = form(&mut client.clone(), None, CALL_DEADLINE).await?;
             Ok::<_, Unusable>(form_report(address.as_str(), &answer)?)
@@ -217,11 +234,11 @@ impl AskedPlaces {
         match asking.await {
             Ok(report) => {
                 standing.answered(address.as_str());
-                Some(report)
+                Ok(report)
             }
             Err(reason) => {
                 standing.failed(address.as_str(), &reason);
-                None
+                Err(reason)
             }
         }
     }

@@ -13,10 +13,12 @@ use paxos_common::{
     peer::{
         Address, Backoff, Dialer,
         acceptor::{self, FORM_TIMEOUT, Unusable, form_report, warn_of_list},
+        waiting::ClusterWait,
     },
     service::{failure::Failure, shutdown::Shutdown},
 };
 use paxos_proto::v1::{self as pb, acceptor_client::AcceptorClient, form_request::Step};
+use tokio::time::Instant;
 use tonic::{Code, transport::Channel};
 
 use crate::addresses::LinkBook;
@@ -45,6 +47,7 @@ pub(crate) async fn form(
     let mut forming = Forming::new(acceptors.clients.keys().cloned().collect()).of_cluster(cluster);
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut is_wait_logged = false;
+    let mut wait = ClusterWait::new(Instant::now());
     loop {
         let mut is_waiting = false;
         let (step, targets) = match forming.next().map_err(Failure::refused)? {
@@ -74,12 +77,15 @@ pub(crate) async fn form(
                 (Some(Step::Complete(pb::Configuration::from(&list))), targets)
             }
         };
-        let silent = acceptors.take_step(step.as_ref(), &targets, &mut forming).await;
+        let silent = acceptors
+            .take_step(step.as_ref(), &targets, &mut forming, &mut wait)
+            .await;
         let is_found = matches!(forming.next(), Ok(FormAction::Formed { .. }));
         if is_found || silent.is_empty() && !is_waiting {
             backoff.reset();
             continue;
         }
+        wait.warn_if_due(Instant::now(), "");
         if !is_wait_logged {
             is_wait_logged = true;
             match cluster {
@@ -119,9 +125,11 @@ impl ListedAcceptors {
         step: Option<&Step>,
         targets: &[Arc<str>],
         forming: &mut Forming,
+        wait: &mut ClusterWait,
     ) -> Vec<Arc<str>> {
         let mut silent = Vec::new();
         for (address, answer) in self.ask(targets, step).await {
+            wait.heard(&address, answer.as_ref());
             match answer {
                 Ok(report) => {
                     if let Ok(address) = address.parse() {
