@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +16,10 @@ use crate::{
     error::Cause,
     status::{AcceptorClients, ClusterReport},
 };
+
+mod followed;
+
+use followed::AcceptorsLook;
 
 /// Longest wait for an acceptor in a search for proposers or learners.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(1);
@@ -46,6 +50,10 @@ pub(crate) struct Directory {
     pub(crate) acceptors: AcceptorClients,
     proposers: Vec<Address>,
     learners: Vec<Address>,
+    /// The members found through removed acceptors; `None`: the given acceptors are asked.
+    followed: Mutex<Option<Arc<AcceptorClients>>>,
+    /// Since when only removed acceptors answer.
+    lost_since: Mutex<Option<Instant>>,
     /// The time of each address's last failure.
     failed: Mutex<HashMap<Address, Instant>>,
 }
@@ -57,6 +65,8 @@ impl Directory {
             dialer,
             proposers: config.proposers,
             learners: config.learners,
+            followed: Mutex::default(),
+            lost_since: Mutex::default(),
             failed: Mutex::default(),
         }
     }
@@ -74,7 +84,9 @@ impl Directory {
     /// # Cancel safety
     /// Safe: the call only reads.
     pub(crate) async fn leader(&self) -> Option<Leader> {
-        leader(&self.acceptors.status(LEADER_PATIENCE, |_| true).await)
+        let followed = self.followed();
+        let acceptors = followed.as_deref().unwrap_or(&self.acceptors);
+        leader(&acceptors.status(LEADER_PATIENCE, |_| true).await)
     }
 
     /// Proposers to ask whether they lead, in order, when the proposer `current` names `leader`. With proposers given to
@@ -138,16 +150,14 @@ impl Directory {
 
     async fn search(&self, role: Role, given: &[Address]) -> Result<Vec<Address>, Cause> {
         let mut found = if given.is_empty() {
-            let status = self
-                .acceptors
-                .status(SEARCH_PATIENCE, |status| !attached(status, role).is_empty())
-                .await;
+            let look = self.look(SEARCH_PATIENCE, |status| !attached(status, role).is_empty());
+            let AcceptorsLook { status, lost } = look.await;
             let found = attached(&status, role);
             let count = found.len();
             let usable = found.into_iter().filter(|address| self.dialer.accepts(address));
             let found: Vec<_> = usable.collect();
             if found.is_empty() {
-                return Err(none_found(&status, role, count));
+                return Err(lost.unwrap_or_else(|| none_found(&status, role, count)));
             }
             found
         } else {
@@ -260,22 +270,14 @@ fn none_found(status: &ClusterReport, role: Role, ignored: usize) -> Cause {
              every process advertises https://"
         ));
     }
-    if let Some(members) = members_elsewhere(status) {
-        let addresses: Vec<_> = members.members.iter().map(|member| &*member.address).collect();
-        return Cause::unavailable(format!(
-            "no given acceptor that answers is a member any more: give the members of era {}, {}",
-            members.era,
-            addresses.join(",")
-        ));
-    }
     let failed = status
         .acceptors
         .iter()
         .filter_map(|report| Some((&report.address, report.answer.as_ref().err()?)));
     // A denial says more than the silence of another acceptor: the client needs another certificate.
-    match failed.clone().min_by_key(|(_, cause)| !cause.is_denied()) {
+    match failed.clone().min_by_key(|(_, cause)| !cause.is_permanent()) {
         Some((address, cause)) if status.answers().next().is_none() => {
-            if cause.is_denied() {
+            if cause.is_permanent() {
                 return cause.clone().at(address);
             }
             let causes = failed.map(|(address, cause)| format!("{address}: {cause}"));

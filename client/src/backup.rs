@@ -97,7 +97,7 @@ impl Client {
                         match begin(&self.directory.dialer, &learner, silence_max).await {
                             Ok(backup) => return Ok(backup),
                             // A denial says more than the silence of another learner.
-                            Err(_) if last.is_denied() => {}
+                            Err(_) if last.is_permanent() => {}
                             Err(cause) => last = cause.at(&learner),
                         }
                         if Instant::now() >= deadline {
@@ -106,7 +106,7 @@ impl Client {
                     }
                 }
             }
-            if last.is_denied() {
+            if last.is_permanent() {
                 return Err(ReadError::Refused(last));
             }
             let delay = last.retry_in(pause.next_delay());

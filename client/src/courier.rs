@@ -66,7 +66,7 @@ enum LeaveReason {
 enum UnopenedReason {
     /// The caller withdrew the command.
     Withdrawn,
-    /// The client needs another certificate.
+    /// The client needs another certificate, or other addresses.
     Denied(Cause),
 }
 
@@ -125,7 +125,7 @@ impl Courier {
                     self.obstacle.set(None);
                     return Ok(stream);
                 }
-                Err(cause) if cause.is_denied() => return Err(UnopenedReason::Denied(cause)),
+                Err(cause) if cause.is_permanent() => return Err(UnopenedReason::Denied(cause)),
                 Err(cause) => {
                     tracing::debug!(%cause, "no proposer can be reached");
                     let delay = cause.retry_in(pause.next_delay());
@@ -153,7 +153,7 @@ impl Courier {
                     Err(cause) => {
                         self.directory.shun(&address);
                         // A denial says more than the silence of another proposer.
-                        if !last.is_denied() {
+                        if !last.is_permanent() {
                             last = cause;
                         }
                     }

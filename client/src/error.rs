@@ -25,6 +25,8 @@ pub struct Cause {
     pub retry_delay: Option<Duration>,
     /// TLS, or the scheme of the address, kept a connection from being made.
     is_about_tls: bool,
+    /// The client needs other addresses.
+    is_permanent: bool,
 }
 
 impl Cause {
@@ -35,6 +37,7 @@ impl Cause {
             message: message.into(),
             retry_delay: None,
             is_about_tls: false,
+            is_permanent: false,
         }
     }
 
@@ -70,9 +73,15 @@ impl Cause {
         self.is_about_tls
     }
 
-    /// Whether the client needs another certificate: a retry does not help.
-    pub(crate) fn is_denied(&self) -> bool {
-        self.code == ErrorCode::PermissionDenied
+    /// Whether a retry does not help: the client needs another certificate, or other addresses.
+    pub(crate) fn is_permanent(&self) -> bool {
+        self.code == ErrorCode::PermissionDenied || self.is_permanent
+    }
+
+    /// The same cause, of an error that a retry does not help.
+    pub(crate) fn permanent(mut self) -> Self {
+        self.is_permanent = true;
+        self
     }
 
     /// Names the process in question.
@@ -104,6 +113,7 @@ impl Cause {
             message: escape(&message).into_owned(),
             retry_delay: retry_delay_of(status),
             is_about_tls,
+            is_permanent: false,
         }
     }
 }
@@ -146,7 +156,8 @@ pub enum ProposeError {
     #[error("{0}")]
     Invalid(String),
     /// A proposer refused the command permanently: the command belongs to another cluster, or the contract does not
-    /// serve the command yet. Nothing was ordered; a retry does not help.
+    /// serve the command yet. Or the given acceptors were removed, and no member answers. Nothing was ordered; a retry does not
+    /// help.
     #[error("refused: {0}")]
     Refused(Cause),
     /// No proposer could take the command before the deadline. Nothing was ordered: a retry is safe.
@@ -167,7 +178,8 @@ pub enum WriteError {
     /// The command breaks a limit; the text names the limit. Nothing was sent.
     #[error("{0}")]
     Invalid(String),
-    /// A proposer refused the command permanently. Nothing was ordered; a retry does not help.
+    /// A proposer refused the command permanently, or the given acceptors were removed and no member answers. Nothing was
+    /// ordered; a retry does not help.
     #[error("refused: {0}")]
     Refused(Cause),
     /// No proposer could take the command before the deadline. Nothing was ordered: a retry is safe.
@@ -210,7 +222,7 @@ pub enum ReadError {
     /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
     Invalid(String),
-    /// The learner refused the request permanently.
+    /// The learner refused the request permanently, or the given acceptors were removed and no member answers.
     #[error("refused: {0}")]
     Refused(Cause),
     /// The requested version is beyond the cluster's tail; the text gives the range.
@@ -251,7 +263,8 @@ pub enum SubscribeError {
     /// The request breaks a limit; the text names the limit.
     #[error("{0}")]
     Invalid(String),
-    /// A learner refused the request permanently: the client needs another certificate.
+    /// A learner refused the request permanently: the client needs another certificate. Or the given acceptors were removed,
+    /// and no member answers.
     #[error("refused: {0}")]
     Refused(Cause),
     /// No learner could be reached within the client's timeout.
@@ -270,7 +283,7 @@ pub(crate) enum Failed {
 impl Failed {
     /// No proposer was found for the command.
     pub(crate) fn no_proposer(cause: Cause) -> Self {
-        if cause.is_denied() {
+        if cause.is_permanent() {
             Self::Refused(cause)
         } else {
             Self::NotProposed(cause)
@@ -443,58 +456,4 @@ pub(crate) fn read_version(version: paxos_proto::v1::Version) -> Result<Version,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use paxos_common::wire::status;
-
-    #[test]
-    fn passed_deadline_does_not_hide_the_cause_of_an_earlier_attempt() {
-        let full = || Cause::unavailable("acceptor a1 has no space");
-        assert_eq!(Cause::deadline().after(Some(full())), full());
-        assert_eq!(full().after(Some(Cause::deadline())), full());
-        assert_eq!(Cause::deadline().after(None), Cause::deadline());
-    }
-
-    #[test]
-    fn requested_wait_is_kept_up_to_a_limit_and_never_shortens_a_pause() {
-        let (short, long) = (Duration::from_millis(10), Duration::from_secs(1));
-        assert_eq!(longer(short, None), short);
-        assert_eq!(longer(short, Some(long)), long);
-        assert_eq!(longer(long, Some(short)), long);
-        assert_eq!(longer(short, Some(Duration::MAX)), RETRY_DELAY_MAX);
-    }
-
-    #[test]
-    fn fate_is_taken_from_the_answer_and_unknown_when_it_tells_none() {
-        for (answer, not_proposed) in [
-            (status::no_leader(Fate::NotProposed), true),
-            (status::no_leader(Fate::OutcomeUnknown), false),
-            (status::overloaded("the queue"), true),
-            // As reported by the transport for an oversized answer.
-            (Status::resource_exhausted("message too large"), false),
-            (Status::unavailable("connection reset"), false),
-            (status::deadline(Fate::NotProposed, ""), true),
-            (Status::deadline_exceeded(""), false),
-            (Status::internal("h2 error"), false),
-            (Status::cancelled("timeout"), false),
-        ] {
-            let expected = if not_proposed {
-                Failed::NotProposed(Cause::of(&answer))
-            } else {
-                Failed::OutcomeUnknown(Cause::of(&answer))
-            };
-            assert_eq!(Failed::judge(&answer), expected, "{answer:?}");
-        }
-        for refusal in [
-            status::state_full(2, 1),
-            Status::invalid_argument(""),
-            Status::failed_precondition(""),
-            Status::unimplemented(""),
-        ] {
-            assert!(
-                matches!(Failed::judge(&refusal), Failed::Refused(_)),
-                "{refusal:?}"
-            );
-        }
-    }
-}
+mod tests;

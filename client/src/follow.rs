@@ -145,7 +145,7 @@ impl<F: FollowedContent> Follower<F> {
         let mut last = Cause::unavailable("no learner is known");
         let addresses = timeout_at(self.until, self.directory.learners()).await;
         let addresses = match addresses.map_err(|_elapsed| Cause::deadline())? {
-            Err(cause) if cause.is_denied() => {
+            Err(cause) if cause.is_permanent() => {
                 // Without a receiver, the error need not be sent.
                 let _ = self.pages.send(Err(SubscribeError::Refused(cause))).await;
                 return Ok(());

@@ -95,7 +95,7 @@ impl Client {
     #[doc(hidden)]
     pub async fn change_members(&self, request: &ChangeMembersRequest) -> Result<ChangeStream, ChangeError> {
         let proposers = self.directory.proposers().await.map_err(|cause| {
-            if cause.is_denied() {
+            if cause.is_permanent() {
                 ChangeError::Refused(cause)
             } else {
                 ChangeError::NotMade(cause)

@@ -63,6 +63,11 @@ pub(crate) fn acceptor_client(dialer: &Dialer, address: &Address) -> AcceptorCli
 }
 
 impl AcceptorClients {
+    /// The first address.
+    pub(crate) fn first(&self) -> Option<&Address> {
+        self.clients.first().map(|(address, _)| address)
+    }
+
     pub(crate) fn new(addresses: &[Address], dialer: &Dialer) -> Self {
         Self {
             clients: addresses

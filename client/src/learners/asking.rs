@@ -102,7 +102,7 @@ impl<'a> Asking<'a> {
         loop {
             let members = match timeout_at(self.deadline, self.learners.roster.members()).await {
                 Ok(Ok(members)) => members,
-                Ok(Err(cause)) if cause.is_denied() => return Err(Unanswered::Refused(cause)),
+                Ok(Err(cause)) if cause.is_permanent() => return Err(Unanswered::Refused(cause)),
                 Ok(Err(cause)) => {
                     self.last = cause;
                     Members::default()

@@ -6,6 +6,7 @@ mod leader;
 mod outcomes;
 mod refused;
 mod registers;
+mod removed;
 mod slow;
 mod stall;
 mod trimmed;

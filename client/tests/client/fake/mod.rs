@@ -361,9 +361,7 @@ impl Learner for FakeLearner {
 }
 
 /// A fake acceptor that only names the attached peers; the last proposer leads.
-pub(crate) struct FakeAcceptor {
-    attached: Vec<AttachedPeer>,
-}
+pub(crate) struct FakeAcceptor(AcceptorStatusResponse);
 
 impl FakeAcceptor {
     pub(crate) fn naming(peers: &[(Role, &Address)]) -> Self {
@@ -382,9 +380,16 @@ impl FakeAcceptor {
             }),
             age_ms: 0,
         };
-        Self {
+        Self(AcceptorStatusResponse {
             attached: peers.iter().map(peer).collect(),
-        }
+            ..AcceptorStatusResponse::default()
+        })
+    }
+
+    /// The same acceptor with another answer.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut AcceptorStatusResponse)) -> Self {
+        change(&mut self.0);
+        self
     }
 
     pub(crate) async fn serve(self) -> Served {
@@ -437,11 +442,7 @@ impl Acceptor for FakeAcceptor {
     }
 
     async fn status(&self, _: Request<AcceptorStatusRequest>) -> FakeReply<AcceptorStatusResponse> {
-        let attached = self.attached.clone();
-        Ok(Response::new(AcceptorStatusResponse {
-            attached,
-            ..AcceptorStatusResponse::default()
-        }))
+        Ok(Response::new(self.0.clone()))
     }
 }
 
