@@ -54,6 +54,8 @@ struct RosterContent {
 struct Attached {
     report: pb::AttachRequest,
     at: Instant,
+    /// The address of the stream.
+    owner: Option<IpAddr>,
 }
 
 impl Attached {
@@ -177,6 +179,7 @@ impl Roster {
             role: stopped.last.report.role,
             peer: stopped.last.report.peer,
             age_ms: millis(now.saturating_duration_since(stopped.at)),
+            stopping: stopped.last.report.stopping,
         });
         stopped.collect()
     }
@@ -250,28 +253,34 @@ impl RosterContent {
         if self.is_attached(&last.report) {
             return;
         }
-        self.leave(last.report.clone(), now);
+        self.leave(&last, now);
         remember(&mut self.departed, Departed { last, at: now });
     }
 
     /// Records the last report of a peer.
-    fn leave(&mut self, report: pb::AttachRequest, now: Instant) {
-        if !self.is_attached(&report) {
-            let last = Attached { report, at: now };
+    fn leave(&mut self, last: &Attached, now: Instant) {
+        if !self.is_attached(&last.report) {
+            let last = Attached {
+                report: last.report.clone(),
+                at: now,
+                owner: last.owner,
+            };
             remember(&mut self.left, Departed { last, at: now });
         }
     }
 
     /// Records that a peer ends a stream on purpose. Earlier streams of the same process have ended, too, although this
-    /// acceptor may not have noticed. A later stream goes on.
-    fn end_on_purpose(&mut self, key: u64, now: Instant) {
-        let Some(Some(last)) = self.peers.insert(key, None) else {
+    /// acceptor may not have noticed. A later stream goes on, and so does a stream from another address: another process may
+    /// claim the number of the peer.
+    fn end_on_purpose(&mut self, key: u64, stopping: Option<bool>, now: Instant) {
+        let Some(Some(mut last)) = self.peers.insert(key, None) else {
             return;
         };
+        last.report.stopping = stopping;
         for (_, earlier) in self.peers.iter_mut().filter(|(other, _)| **other < key) {
-            earlier.take_if(|earlier| earlier.is_of_process(&last.report));
+            earlier.take_if(|earlier| earlier.owner == last.owner && earlier.is_of_process(&last.report));
         }
-        self.leave(last.report.clone(), now);
+        self.leave(&last, now);
         let mut attached = self.peers.values().flatten();
         if !attached.any(|attached| attached.is_of_process(&last.report)) {
             remember(&mut self.stopped, Departed { last, at: now });
@@ -314,12 +323,16 @@ impl Attachment {
             list.retain(|departed| !departed.last.is_of(&report));
         }
         let at = Instant::now();
-        content.peers.insert(self.key, Some(Attached { report, at }));
+        let owner = self.owner;
+        content
+            .peers
+            .insert(self.key, Some(Attached { report, at, owner }));
     }
 
-    /// The peer ends the stream on purpose, and is not listed as departed.
-    pub(crate) fn leave(&self) {
-        self.roster.lock().end_on_purpose(self.key, Instant::now());
+    /// The peer ends the stream on purpose, and is not listed as departed. `stopping`: as in the report.
+    pub(crate) fn leave(&self, stopping: Option<bool>) {
+        let now = Instant::now();
+        self.roster.lock().end_on_purpose(self.key, stopping, now);
     }
 }
 

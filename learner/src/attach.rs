@@ -74,8 +74,10 @@ pub(crate) struct Reporter {
     pub(crate) disk: Arc<DiskSpace>,
     /// The leader: the proposer of the highest ballot reported by any acceptor.
     pub(crate) leadership: watch::Sender<Leadership>,
-    /// The stop of this process.
+    /// The stop of this process, or the end of the stream.
     pub(crate) shutdown: Shutdown,
+    /// The stop of this process.
+    pub(crate) process: Shutdown,
 }
 
 impl Reporter {
@@ -210,7 +212,11 @@ impl Reporter {
             }
             if self.shutdown.has_begun() && !self.shutdown.has_failed() {
                 let last = self.report(&applied.borrow(), *caught_up.borrow());
-                yield pb::AttachRequest { leaving: true, ..last };
+                yield pb::AttachRequest {
+                    leaving: true,
+                    stopping: Some(self.process.has_begun()),
+                    ..last
+                };
             }
         }
     }
@@ -236,6 +242,7 @@ impl Reporter {
             report: 0,
             leaving: false,
             refused: String::new(),
+            stopping: None,
         }
     }
 }

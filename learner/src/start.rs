@@ -419,6 +419,7 @@ impl Starter {
             disk: Arc::clone(&self.disk),
             leadership: watch::channel(fill::no_leader()).0,
             shutdown: shutdown.clone(),
+            process: self.shutdown.clone(),
         }
     }
 }

@@ -93,8 +93,13 @@ async fn applied_change_moves_the_learner_to_the_new_members() {
         };
         member.hears(attached).await;
     }
-    one.hears(|heard| heard.reports.last().is_some_and(|report| report.leaving))
-        .await;
+    one.hears(|heard| {
+        heard
+            .reports
+            .last()
+            .is_some_and(|report| report.stopping == Some(false))
+    })
+    .await;
     let streams = one.heard.borrow().votes_from.len();
     // Votes of the earlier era, and votes of a removed acceptor, choose nothing.
     accept(&[one, two, three], ballot(9), 2, &value("wrong"));
@@ -255,8 +260,13 @@ async fn removed_acceptor_alone_leads_on_and_gets_a_last_report() {
         });
     });
     works_in(&mut learner, 1).await;
-    one.hears(|heard| heard.reports.last().is_some_and(|report| report.leaving))
-        .await;
+    one.hears(|heard| {
+        heard
+            .reports
+            .last()
+            .is_some_and(|report| report.stopping == Some(false))
+    })
+    .await;
     learner.stop().await.unwrap();
 }
 

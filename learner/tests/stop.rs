@@ -6,7 +6,10 @@ use paxos_learner_testing::{HeardCalls, TestLearner, acceptors, ballot};
 use paxos_proto::v1 as pb;
 
 fn is_left(heard: &HeardCalls) -> bool {
-    heard.reports.last().is_some_and(|report| report.leaving)
+    heard
+        .reports
+        .last()
+        .is_some_and(|report| report.leaving && report.stopping == Some(true))
 }
 
 #[tokio::test]

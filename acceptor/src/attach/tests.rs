@@ -54,7 +54,7 @@ fn peer_that_leaves_without_a_word_is_remembered_until_it_is_back() {
     twice.report(report(3, "http://c:1"));
     let again = roster.attach(None).unwrap();
     again.report(report(3, "http://c:1"));
-    stopped.leave();
+    stopped.leave(None);
     drop((killed, stopped, twice));
     assert_eq!(
         departed(),
@@ -82,7 +82,7 @@ fn stop_ends_the_earlier_streams_of_the_process_and_no_later_one() {
     let stopped = || -> Vec<_> { roster.stopped().into_iter().map(|peer| peer.peer).collect() };
     // The network lost the first stream, and this acceptor has not noticed.
     let (lost, present) = (attach(), attach());
-    present.leave();
+    present.leave(None);
     assert_eq!(roster.peers(), []);
     assert_eq!(stopped(), [1]);
     drop((lost, present));
@@ -92,11 +92,40 @@ fn stop_ends_the_earlier_streams_of_the_process_and_no_later_one() {
     // A process that opens a stream and ends the earlier one goes on.
     let (earlier, later) = (attach(), attach());
     assert_eq!(stopped(), [] as [u64; 0]);
-    earlier.leave();
+    earlier.leave(None);
     drop(earlier);
     assert_eq!((roster.peers().len(), stopped().len()), (1, 0));
     drop(later);
     assert_eq!((roster.departed().len(), stopped().len()), (1, 0));
+}
+
+#[test]
+fn stop_ends_no_stream_from_another_address_with_the_number_of_the_peer() {
+    let roster = Arc::new(Roster::new(RESTART_MAX));
+    let from = |address: &str| {
+        let attachment = roster.attach(Some(address.parse().unwrap())).unwrap();
+        attachment.report(report(1, &format!("http://{address}:1")));
+        attachment
+    };
+    let (victim, forger) = (from("10.0.0.1"), from("10.0.0.2"));
+    forger.leave(None);
+    drop(forger);
+    assert_eq!(
+        roster.peers()[0].report.as_ref().unwrap().address,
+        "http://10.0.0.1:1"
+    );
+    assert_eq!(roster.stopped(), [], "a process with this number is attached");
+    drop(victim);
+    assert_eq!(roster.departed().len(), 1);
+}
+
+#[test]
+fn stopped_peer_is_listed_with_the_words_of_its_last_report() {
+    let roster = Arc::new(Roster::new(RESTART_MAX));
+    let attachment = roster.attach(None).unwrap();
+    attachment.report(report(1, "http://a:1"));
+    attachment.leave(Some(true));
+    assert_eq!(roster.stopped()[0].stopping, Some(true));
 }
 
 #[test]
@@ -105,7 +134,7 @@ fn stopped_peers_are_bounded_and_forgotten() {
     for peer in 0..2 * DEPARTED_MAX {
         let attachment = roster.attach(None).unwrap();
         attachment.report(report(peer as u64, &format!("http://a:{peer}")));
-        attachment.leave();
+        attachment.leave(None);
     }
     assert_eq!(roster.stopped().len(), DEPARTED_MAX);
     roster.lock().forget(Instant::now() + DEPARTED_AGE_MAX);
@@ -180,7 +209,7 @@ fn departed_learners_count_for_the_longest_restart_however_they_departed() {
     let stopped = attach(2, 1);
     assert_eq!(learners(), [(1, true), (2, true)]);
     assert_eq!(roster.older_peer().unwrap(), "http://l:2");
-    stopped.leave();
+    stopped.leave(None);
     assert_eq!(roster.departed().len(), 0);
     drop((killed, stopped));
     assert_eq!(learners(), [(1, false), (2, false)]);

@@ -213,6 +213,7 @@ mod tests {
             report: i64::MAX as u64,
             leaving: true,
             refused: "r".repeat(REFUSED_BYTES_MAX),
+            stopping: Some(true),
         }
     }
 

@@ -186,7 +186,7 @@ pub(super) fn attached<R: Reader>(
                     inner.shared.refusals.report(report.peer, refused);
                     if report.leaving {
                         if let Some(attachment) = &attachment {
-                            attachment.leave();
+                            attachment.leave(report.stopping);
                         }
                         break;
                     }

@@ -30,6 +30,7 @@ pub(super) async fn leave(
 ) {
     let last = pb::AttachRequest {
         leaving: true,
+        stopping: Some(context.shutdown.has_begun()),
         ..report(context, reports.member, reports.last + 1)
     };
     if reports.outbox.send(last).await.is_ok() {
@@ -125,6 +126,7 @@ fn report(context: &LinkContext, (to, run): (AcceptorUuid, RunNumber), number: u
         report: number,
         leaving: false,
         refused: view.reason_for(to, run),
+        stopping: None,
     }
 }
 

@@ -13,8 +13,8 @@ use super::{Subject, majority::cluster_answer};
 /// Age in milliseconds of a peer's latest report at which the peer is gone, if another process answers at the same
 /// address.
 const REPLACED_MS: u64 = 2_000;
-/// Milliseconds by which a peer's last report may seem younger than the report of its stop: the acceptors take both at
-/// different moments. A younger report comes from a peer that stopped one stream, went on, and is gone since then.
+/// For peers of an older release, which do not say whether a last report ends the process or only a stream: milliseconds by
+/// which a peer's last report may seem younger than the report of its stop. The acceptors take both at different moments.
 const STOPPED_APART_MS: u64 = 1_000;
 
 /// The source of a peer's state.
@@ -289,7 +289,12 @@ fn has_stopped(status: &ClusterReport, departed: &AttachedPeer) -> bool {
     let mut stopped = status.answers().flat_map(|answer| &answer.stopped);
     stopped.any(|stopped| {
         let is_same = stopped.role == report.role && stopped.peer == report.peer;
-        is_same && stopped.age_ms <= departed.age_ms.saturating_add(STOPPED_APART_MS)
+        let has_ended = match stopped.stopping {
+            // The number of a peer is of one process: after this report, no report of the process is a crash.
+            Some(stopping) => stopping,
+            None => stopped.age_ms <= departed.age_ms.saturating_add(STOPPED_APART_MS),
+        };
+        is_same && has_ended
     })
 }
 

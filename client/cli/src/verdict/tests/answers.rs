@@ -264,6 +264,7 @@ fn stop_that_one_acceptor_heard_of_is_no_finding() {
         role: Role::Learner.into(),
         peer,
         age_ms,
+        stopping: None,
     };
     change(&mut status, 1, |answer| answer.departed = vec![gone]);
     change(&mut status, 0, |answer| {
@@ -279,6 +280,30 @@ fn stop_that_one_acceptor_heard_of_is_no_finding() {
             problems(&status)
         );
     }
+}
+
+#[test]
+fn stop_report_hides_a_crash_only_if_the_process_said_that_it_stops() {
+    let mut status = healthy();
+    let gone = AttachedPeer {
+        age_ms: 61_000,
+        ..learner(7203, 100, &[])
+    };
+    change(&mut status, 1, |answer| answer.departed = vec![gone]);
+    let mut with = |stopping, age_ms| {
+        let stopped = StoppedPeer {
+            role: Role::Learner.into(),
+            peer: 7203,
+            age_ms,
+            stopping,
+        };
+        change(&mut status, 0, |answer| answer.stopped = vec![stopped]);
+        problems(&status).contains("7203 is gone")
+    };
+    // A change of the era ended a stream, and the process crashed less than a second later.
+    assert!(with(Some(false), 61_400));
+    // Another acceptor noticed the lost stream long after the stop.
+    assert!(!with(Some(true), 120_000));
 }
 
 #[test]
