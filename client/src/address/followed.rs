@@ -19,8 +19,9 @@ use crate::{
 const HOPS_MAX: usize = 4;
 /// Members of a named configuration that are asked, at most. The lists in answers are not trusted to be short.
 const MEMBERS_MAX: usize = 64;
-/// How long the named members are asked again while none answers. Then the error is permanent: other addresses are needed.
-const LOST_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the named members are asked again while none answers: longer than a restart of all. Then the error is permanent:
+/// other addresses are needed.
+const LOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the acceptors answer.
 #[derive(Debug)]
