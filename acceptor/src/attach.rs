@@ -14,7 +14,10 @@ use paxos_common::{
 };
 use paxos_proto::v1 as pb;
 
-use crate::trim_policy::{LearnerReport, ReportedDigest};
+mod memory;
+
+use crate::trim_policy::{Contradiction, LearnerReport, NamedLearner, ReportedDigest, contradicting};
+use memory::{DigestMemory, LearnerKey};
 
 /// Maximum number of concurrent Attach streams: hundreds of learners, each with a place left for an undetected dead
 /// stream. The largest reports of all streams fill less than half an answer to Status. The streams of one address are at
@@ -48,17 +51,23 @@ struct RosterContent {
     left: VecDeque<Departed>,
     /// The peers departed with a leaving report, the latest first.
     stopped: VecDeque<Departed>,
+    /// Digests of learners, also of earlier reports.
+    digests: DigestMemory,
 }
 
 #[derive(Debug)]
 struct Attached {
-    report: pb::AttachRequest,
-    at: Instant,
     /// The address of the stream.
     owner: Option<IpAddr>,
+    report: pb::AttachRequest,
+    at: Instant,
 }
 
 impl Attached {
+    fn key(&self) -> LearnerKey {
+        (self.owner, self.report.peer)
+    }
+
     /// Whether this is a report of the same process, or of a different process at the same address. An empty address is
     /// no address.
     fn is_of(&self, other: &pb::AttachRequest) -> bool {
@@ -144,6 +153,22 @@ impl Roster {
         let left = content.left.iter();
         let left = left.filter_map(|left| learner_report(left.last.report.clone(), false));
         attached.chain(left).collect()
+    }
+
+    /// Compares the digests of a snapshot with all digests of the learners of [`Self::learners`], also of earlier reports.
+    /// Of several contradictions, one with another learner than the giver is returned.
+    pub(crate) fn compare(&self, giver: u64, given: &ReportedDigest) -> Option<Contradiction> {
+        let learners = self.learners();
+        let content = self.lock();
+        let reporters = contradicting(&learners, given).chain(content.digests.contradicting(given));
+        let reporter = reporters.min_by_key(|reporter| reporter.peer == giver)?;
+        let attached = learners.iter().find(|learner| giver > 0 && learner.peer == giver);
+        let address = attached.map_or_else(String::new, |learner| learner.address.clone());
+        Some(Contradiction {
+            giver: NamedLearner { peer: giver, address },
+            given: given.clone(),
+            reporter,
+        })
     }
 
     /// The address of a peer of a release that knows no trimmed log, attached or departed within the longest restart.
@@ -261,9 +286,9 @@ impl RosterContent {
     fn leave(&mut self, last: &Attached, now: Instant) {
         if !self.is_attached(&last.report) {
             let last = Attached {
+                owner: last.owner,
                 report: last.report.clone(),
                 at: now,
-                owner: last.owner,
             };
             remember(&mut self.left, Departed { last, at: now });
         }
@@ -299,6 +324,8 @@ impl RosterContent {
         }
         let restart_max = self.restart_max;
         self.left.retain(|left| is_younger(left, restart_max));
+        let attached = self.peers.values().flatten().map(Attached::key).collect();
+        self.digests.forget(&attached, restart_max, now);
     }
 }
 
@@ -322,11 +349,21 @@ impl Attachment {
         for list in [departed, left, stopped] {
             list.retain(|departed| !departed.last.is_of(&report));
         }
-        let at = Instant::now();
         let owner = self.owner;
-        content
-            .peers
-            .insert(self.key, Some(Attached { report, at, owner }));
+        let at = Instant::now();
+        let attached = Attached { owner, report, at };
+        content.peers.insert(self.key, Some(attached));
+    }
+
+    /// Remembers the digests of the latest report, except digests above the cap of trims.
+    pub(crate) fn remember(&self, cap: Slot) {
+        let mut content = self.roster.lock();
+        let RosterContent { peers, digests, .. } = &mut *content;
+        if let Some(Some(attached)) = peers.get(&self.key)
+            && let Some(pb::attach_request::Progress::Learner(progress)) = &attached.report.progress
+        {
+            digests.reported(attached.key(), &attached.report.address, &progress.digests, cap);
+        }
     }
 
     /// The peer ends the stream on purpose, and is not listed as departed. `stopping`: as in the report.

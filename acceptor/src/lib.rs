@@ -11,6 +11,7 @@
 mod attach;
 mod commits;
 mod config;
+mod contradictions;
 mod damage;
 mod hearing;
 mod inbox;

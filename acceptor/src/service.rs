@@ -44,6 +44,7 @@ use crate::{
 
 mod accept;
 mod check;
+mod compare;
 mod form;
 mod give;
 mod jumps;
@@ -405,7 +406,12 @@ impl<R: Reader> Acceptor for Service<R> {
         let heard = inner.shared.hearing.heard();
         let arriving = inner.snapshots.files.arriving();
         let damaged = inner.snapshots.files.damaged_of(&published.snapshots);
-        let waits_for = inner.snapshots.decision().waits_for;
+        let decision = inner.snapshots.decision();
+        let contradictions = inner
+            .snapshots
+            .contradictions()
+            .texts(decision.differ_below, std::time::Instant::now());
+        let waits_for = decision.waits_for;
         let promises = promises.into_iter().map(|promise| pb::PastPromise {
             ballot: Some(promise.ballot.into()),
             address: promise.address,
@@ -461,6 +467,7 @@ impl<R: Reader> Acceptor for Service<R> {
             waits_for: waits_for
                 .map(|hindrance| hindrance.to_string())
                 .unwrap_or_default(),
+            contradictions,
         }))
     }
 }

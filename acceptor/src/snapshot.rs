@@ -56,6 +56,8 @@ pub(crate) struct SnapshotFiles {
     place: Arc<Semaphore>,
     /// Number of files that have arrived since the start.
     arrived: AtomicU64,
+    /// Number of failed uploads since the start.
+    failures: AtomicU64,
 }
 
 impl SnapshotFiles {
@@ -73,6 +75,7 @@ impl SnapshotFiles {
             arriving: Mutex::default(),
             place: Arc::new(Semaphore::new(1)),
             arrived: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
         };
         for kept in recorded.iter() {
             let size = std::fs::metadata(files.path(kept.id)).map(|file| file.len());
@@ -133,6 +136,16 @@ impl SnapshotFiles {
     /// The snapshot that arrives now, with the number of received bytes.
     pub(crate) fn arriving(&self) -> Option<(SnapshotId, u64)> {
         *self.lock_arriving()
+    }
+
+    /// Number of failed uploads since the start. A look that sees no arriving snapshot any more sees the failure: otherwise
+    /// the look would ask the next learner, and the look after it one more.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
+    }
+
+    fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Release);
     }
 
     fn lock_arriving(&self) -> MutexGuard<'_, Option<(SnapshotId, u64)>> {

@@ -35,6 +35,9 @@
 //! stands for the earlier claim as after a restart, and the acceptor trims. A leader that only has nothing to order proves
 //! nothing: then the acceptor waits.
 //!
+//! A snapshot that contradicts the digest of a learner is refused, and counts as such a difference. After this and any other
+//! failed upload the acceptor pauses, and asks the next learner.
+//!
 //! A snapshot that waits while digests differ is *suspect*: the snapshot may come from the wrong learner. A suspect
 //! snapshot counts for nothing, also once the learners agree again, and the acceptor forgets the snapshot. No snapshot is
 //! recorded while digests differ.
@@ -48,12 +51,15 @@ use crate::{
     store::snapshots::{KeptSnapshots, SnapshotId},
 };
 
+mod contradiction;
 mod digests;
 mod hindrance;
 
+pub(crate) use contradiction::Contradiction;
 use digests::Differences;
-pub(crate) use digests::{ReportedDigest, contradicting};
+pub(crate) use digests::{NamedLearner, ReportedDigest, contradicting};
 pub(crate) use hindrance::Hindrance;
+use hindrance::{answer, forbidden};
 
 /// How long the sound watermark stays below the leader's before the acceptor counts as behind: a leader that repairs the
 /// acceptor moves the watermark more often.
@@ -89,6 +95,13 @@ pub(crate) struct LearnerReport {
 }
 
 impl LearnerReport {
+    pub(crate) fn name(&self) -> NamedLearner {
+        NamedLearner {
+            peer: self.peer,
+            address: self.address.clone(),
+        }
+    }
+
     /// The first slot that the learner still needs.
     fn position(&self) -> Slot {
         self.installing_to.unwrap_or(self.applied_to).max(self.applied_to)
@@ -125,6 +138,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) failures: u64,
     /// All attached learners, by number, and learners departed within the longest restart.
     pub(crate) learners: &'a [LearnerReport],
+    /// The snapshots that contradicted a learner since the last look.
+    pub(crate) contradictions: &'a [Contradiction],
     /// The address of a peer of an earlier release, attached or departed within the longest restart.
     pub(crate) older_peer: Option<&'a str>,
 }
@@ -223,7 +238,8 @@ impl TrimPolicy {
     /// Decides. Call this about once a second, and after each arrival.
     pub(crate) fn look(&mut self, facts: &Facts<'_>) -> TrimDecision {
         // Also sees a difference while another reason holds a trim back.
-        let differ_below = self.differences.look(facts.learners, facts.cap);
+        let differences = &mut self.differences;
+        let differ_below = differences.look(facts.learners, facts.contradictions, facts.cap);
         self.suspect(facts, differ_below.is_some());
         self.remember(facts);
         let forbidden = forbidden(facts, differ_below);
@@ -231,13 +247,14 @@ impl TrimPolicy {
             Some(hindrance) => Err(hindrance.clone()),
             None => self.trim(facts),
         };
-        let above = self.wanted_above(facts).filter(|_| forbidden.is_none());
-        let wish = if let Some(above) = above {
-            Some(self.ask(above, facts))
-        } else {
-            self.asked = None;
-            self.last_asked = None;
-            None
+        let wish = match self.wanted_above(facts) {
+            Some(above) if forbidden.is_none() => Some(self.ask(above, facts)),
+            above => {
+                self.asked = None;
+                // The next question goes to the next learner, also after a difference.
+                self.last_asked = self.last_asked.filter(|_| above.is_some());
+                None
+            }
         };
         let waits_for = match (&trim, &wish) {
             (Ok(_), _) => None,
@@ -454,28 +471,6 @@ impl TrimPolicy {
         self.last_asked = Some(peer);
         Ok(SnapshotWish { peer, above })
     }
-}
-
-/// What an acceptor waits for that has asked for a snapshot. Without a leader, no claim lets the acceptor take a snapshot
-/// above the cap.
-fn answer(SnapshotWish { peer, above }: SnapshotWish, facts: &Facts<'_>) -> Hindrance {
-    let asked = facts.learners.iter().find(|learner| learner.peer == peer);
-    match asked.map(|learner| learner.applied_to) {
-        Some(to) if to > facts.cap && !facts.has_leader => Hindrance::Cap { to },
-        Some(_) | None => {
-            let address = asked.map(|learner| learner.address.clone()).unwrap_or_default();
-            Hindrance::Answer { peer, address, above }
-        }
-    }
-}
-
-/// The reason against every trim, lift and question. `differ_below`: the slot of different digests.
-fn forbidden(facts: &Facts<'_>, differ_below: Option<Slot>) -> Option<Hindrance> {
-    if let Some(address) = facts.older_peer {
-        let address = address.to_owned();
-        return Some(Hindrance::OlderPeer { address });
-    }
-    differ_below.map(|to| Hindrance::DifferentDigests { to })
 }
 
 impl Facts<'_> {

@@ -3,10 +3,7 @@
 use std::{
     io,
     pin::pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::{
     attach::Roster,
+    contradictions::Contradictions,
     metrics::Instruments,
     shared::Shared,
     snapshot::SnapshotFiles,
@@ -47,8 +45,7 @@ pub(crate) struct Snapshots {
     /// Longest restart of a learner.
     pub(crate) restart_max: Duration,
     decision: Mutex<TrimDecision>,
-    /// Number of failed uploads.
-    failures: AtomicU64,
+    contradictions: Mutex<Contradictions>,
 }
 
 impl Snapshots {
@@ -58,7 +55,7 @@ impl Snapshots {
             retain_bytes,
             restart_max,
             decision: Mutex::default(),
-            failures: AtomicU64::new(0),
+            contradictions: Mutex::default(),
         }
     }
 
@@ -82,10 +79,8 @@ impl Snapshots {
         self.decision.lock().unwrap_or_else(PoisonError::into_inner).wish = None;
     }
 
-    /// An upload has failed: the acceptor pauses, then asks the next learner.
-    pub(crate) fn failed(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        self.arrived();
+    pub(crate) fn contradictions(&self) -> MutexGuard<'_, Contradictions> {
+        self.contradictions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn show(&self, decision: TrimDecision) {
@@ -171,6 +166,8 @@ impl Trimmer {
         let learners = self.roster.learners();
         let older_peer = self.roster.older_peer();
         let damaged = self.snapshots.files.damaged();
+        let waiting = snapshots.waiting.map(|waiting| waiting.id);
+        let contradictions = self.snapshots.contradictions().look(&self.roster, waiting);
         policy.look(&Facts {
             now: Instant::now(),
             log_bytes: self.instruments.log_bytes().filter(|_| !published.is_sweeping),
@@ -184,8 +181,9 @@ impl Trimmer {
             snapshots,
             damaged: &damaged,
             is_arriving: self.snapshots.files.arriving().is_some(),
-            failures: self.snapshots.failures.load(Ordering::Relaxed),
+            failures: self.snapshots.files.failures(),
             learners: &learners,
+            contradictions: &contradictions,
             older_peer: older_peer.as_deref(),
         })
     }
@@ -296,7 +294,7 @@ pub(crate) async fn check_files(snapshots: Arc<Snapshots>, shared: Arc<Shared>, 
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::atomic::Ordering};
 
     use paxos_common::{
         paxos::{acceptor::Seed, origin::Origin},
@@ -377,6 +375,7 @@ mod tests {
                 is_arriving: false,
                 failures: 0,
                 learners: &[] as &[LearnerReport],
+                contradictions: &[],
                 older_peer: None,
             });
             Self {

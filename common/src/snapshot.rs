@@ -44,6 +44,11 @@ pub const RECORD_BYTES_MAX: usize = VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX;
 /// Largest size of a file in bytes (inclusive): 4 GiB.
 pub const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 
+/// Distances in slots, the largest first: every learner reports the digests at the last multiples of each distance. A
+/// snapshot for an acceptor ends at such a multiple if one comes soon: there, the acceptor can compare the snapshot with the
+/// reports of other learners.
+pub const DIGEST_SLOTS: [u64; 3] = [1_024, 256, 32];
+
 /// A file that is no whole snapshot, or a content that is no state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {

@@ -20,6 +20,7 @@ use crate::{
     knowledge::{KeptView, Knowledge},
     progress::{Mark, Progress},
     record::{Decoded, Record, TooOld, read_commands},
+    snapshot_end::{CommonEnd, WantedEnd},
     store::Transaction,
     trace::ValueTracer,
 };
@@ -39,6 +40,13 @@ const TRANSACTION_SLOTS: usize = 8_192;
 /// disk.
 const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 
+/// A request to keep the state, for a snapshot that ends there.
+#[derive(Debug)]
+pub(crate) struct ViewRequest {
+    pub(crate) end: WantedEnd,
+    pub(crate) answer: oneshot::Sender<KeptView>,
+}
+
 /// The applier.
 #[derive(Debug)]
 pub(crate) struct Applier {
@@ -52,8 +60,8 @@ pub(crate) struct Applier {
     pub(crate) applied: watch::Sender<Progress>,
     /// To the disk.
     pub(crate) transactions: mpsc::Sender<Transaction>,
-    /// Requests to keep the state between two batches, for a snapshot.
-    pub(crate) views: mpsc::Receiver<oneshot::Sender<KeptView>>,
+    /// Requests to keep the state between two slots.
+    pub(crate) views: mpsc::Receiver<ViewRequest>,
     /// Usually [`COMMIT_INTERVAL`].
     pub(crate) commit_interval: Duration,
     pub(crate) values: ValueTracer,
@@ -121,14 +129,20 @@ impl Applier {
         let mut eras = self.cluster.follow();
         let mut wanted_to = self.knowledge.follow_wanted();
         let mut alarm = Alarm::new();
+        let mut common = CommonEnd::NONE;
         loop {
+            let (position, now) = (self.progress.applied_to(), Instant::now());
+            if let Some(answer) = common.stands(position, now) {
+                self.keep(answer);
+            }
             let era = eras.borrow_and_update().era();
-            let is_due = pace.is_due(&gathered, *wanted_to.borrow_and_update(), era, Instant::now());
+            let is_due = pace.is_due(&gathered, *wanted_to.borrow_and_update(), era, now);
             let due_at = (!is_due && !gathered.records.is_empty()).then_some(pace.next_at);
+            let wake_at = [due_at, common.due_at(position)].into_iter().flatten().min();
             tokio::select! {
                 // Cancel safe: a batch not returned stays queued.
                 batch = learned.recv(), if gathered.has_room() => match batch {
-                    Some(batch) => self.apply(batch, &mut gathered).map_err(too_old)?,
+                    Some(batch) => self.apply(batch, &mut gathered, &mut common).map_err(too_old)?,
                     None => break,
                 },
                 // Cancel safe: nothing is sent before the permit is granted.
@@ -142,12 +156,12 @@ impl Applier {
                     Err(_) => return Ok(()),
                 },
                 // Cancel safe: a request not received stays queued.
-                Some(view) = self.views.recv() => {
-                    // A caller that gave up meanwhile drops the kept state.
-                    let _ = view.send(self.knowledge.keep(self.progress.latest()));
-                }
+                Some(ViewRequest { end, answer }) = self.views.recv() => match end {
+                    WantedEnd::Present => self.keep(answer),
+                    WantedEnd::Common => common.wanted(answer, position, Instant::now()),
+                },
                 // Only waits.
-                () = alarm.wait_until(due_at) => {}
+                () = alarm.wait_until(wake_at) => {}
                 // Only waits. No error: `self` has the sender.
                 _ = wanted_to.changed() => {}
                 // As above.
@@ -161,8 +175,14 @@ impl Applier {
         Ok(())
     }
 
-    fn apply(&mut self, batch: Batch, gathered: &mut Gathered) -> Result<(), TooOld> {
+    fn apply(
+        &mut self,
+        batch: Batch,
+        gathered: &mut Gathered,
+        common: &mut CommonEnd<oneshot::Sender<KeptView>>,
+    ) -> Result<(), TooOld> {
         let mut spans = Vec::new();
+        let now = Instant::now();
         for (slot, value) in batch {
             spans.extend(self.values.begin("learner.apply", slot, &value));
             let Decoded {
@@ -185,11 +205,20 @@ impl Applier {
             let mark = self.progress.pass(slot, &record.value, Some(state));
             gathered.marks.extend(mark);
             gathered.records.push(record);
+            if let Some(answer) = common.passes(self.progress.applied_to(), now) {
+                self.keep(answer);
+            }
         }
         self.applied.send_replace(self.progress.clone());
         // Readers see the batch only now.
         drop(spans);
         Ok(())
+    }
+
+    /// Keeps the present state.
+    fn keep(&self, answer: oneshot::Sender<KeptView>) {
+        // A caller that gave up meanwhile drops the kept state.
+        let _ = answer.send(self.knowledge.keep(self.progress.latest()));
     }
 
     /// Counts a value that no state machine can apply. Only the first is logged: its writer can write many more.

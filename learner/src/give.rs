@@ -217,7 +217,7 @@ impl Giver {
             Ok(Err(LearningEnded)) => return Err(NoSnapshot::Stopping.into()),
             Err(_) => return Err(NotGiven::NotWritten(above)),
         }
-        let snapshot = self.snapshots.snapshot(above.next(), FILE_AGE_MAX).await?;
+        let snapshot = self.snapshots.common_snapshot(above.next(), FILE_AGE_MAX).await?;
         let (to, bytes) = (snapshot.summary.header.to, snapshot.summary.bytes);
         if let Some(span) = &mut span {
             span.count(names::SLOT, to.get());

@@ -54,6 +54,7 @@ mod progress;
 mod recent;
 mod record;
 mod service;
+mod snapshot_end;
 mod snapshot_file;
 mod snapshots;
 mod start;

@@ -3,20 +3,23 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use paxos_common::paxos::{machine::digest::StateDigest, slot::Slot, value::Value};
+use paxos_common::{
+    paxos::{machine::digest::StateDigest, slot::Slot, value::Value},
+    snapshot::DIGEST_SLOTS,
+};
 use paxos_proto::v1 as pb;
 use sha2::{Digest as _, Sha256};
 
 /// Distance between the kept digests, in slots: learners can be compared at every multiple reached by both. Part of the
 /// stored format.
-pub(crate) const MARK_SLOTS: u64 = 1_024;
+pub(crate) const MARK_SLOTS: u64 = DIGEST_SLOTS[0];
 
 /// Number of these marks in memory.
 pub(crate) const MARKS_KEPT: usize = 7;
 
 /// Distances between finer marks, in slots; only the last two marks of each distance stay in memory. Two learners less
 /// than such a distance apart have a mark in common, also in a short log.
-const FINE_MARK_SLOTS: [u64; 2] = [32, 256];
+const FINE_MARK_SLOTS: [u64; 2] = [DIGEST_SLOTS[2], DIGEST_SLOTS[1]];
 
 /// Maximum number of digests in a report: acceptors refuse a report with more.
 const DIGESTS_MAX: usize = 8;

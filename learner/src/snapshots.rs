@@ -1,5 +1,5 @@
 //! Makes snapshot files of the state in memory, one at a time. One file serves all: this learner's own start, acceptors that
-//! ask, and backups.
+//! ask, and backups. Only a file made for an acceptor serves acceptors: see [`WantedEnd`].
 //!
 //! The file is whole and durable before the store records the file, and the record is durable before the earlier
 //! file is removed. A file that is still read loses only its name.
@@ -18,9 +18,10 @@ use tokio::{
 };
 
 use crate::{
+    apply::ViewRequest,
     cluster::Cluster,
-    knowledge::KeptView,
     log_growth::LogGrowth,
+    snapshot_end::WantedEnd,
     snapshot_file::{self, RecordOrder, RecordedSnapshot, SnapshotFile, UnrecordedFile},
 };
 use write::{NotWritten, StateWriter};
@@ -59,6 +60,7 @@ struct SnapshotOrder {
     to: Slot,
     /// Greatest useful age of the file.
     age_max: Duration,
+    end: WantedEnd,
     answer: oneshot::Sender<SnapshotAnswer>,
 }
 
@@ -92,8 +94,22 @@ impl SnapshotOrders {
     /// # Cancel safety
     /// Safe: the order ends.
     pub(crate) async fn snapshot(&self, to: Slot, age_max: Duration) -> SnapshotAnswer {
+        self.order(to, age_max, WantedEnd::Present).await
+    }
+
+    /// The same for an acceptor. No file is used that was made for another purpose.
+    pub(crate) async fn common_snapshot(&self, to: Slot, age_max: Duration) -> SnapshotAnswer {
+        self.order(to, age_max, WantedEnd::Common).await
+    }
+
+    async fn order(&self, to: Slot, age_max: Duration, end: WantedEnd) -> SnapshotAnswer {
         let (answer, made) = oneshot::channel();
-        let order = SnapshotOrder { to, age_max, answer };
+        let order = SnapshotOrder {
+            to,
+            age_max,
+            end,
+            answer,
+        };
         self.orders.try_send(order).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoSnapshot::Full,
             mpsc::error::TrySendError::Closed(_) => NoSnapshot::Stopping,
@@ -110,7 +126,7 @@ pub(crate) struct MakerInputs {
     /// Of the files.
     pub(crate) directory: PathBuf,
     /// To the applier: keeps the present state.
-    pub(crate) views: mpsc::Sender<oneshot::Sender<KeptView>>,
+    pub(crate) views: mpsc::Sender<ViewRequest>,
     /// To the writer: records a file.
     pub(crate) records: mpsc::Sender<RecordOrder>,
     pub(crate) growth: Arc<LogGrowth>,
@@ -126,6 +142,8 @@ pub(crate) struct SnapshotMaker {
     due: watch::Receiver<bool>,
     /// When the last file was made; `None` for a file of an earlier run.
     made_at: Option<Instant>,
+    /// Where the last file was to end.
+    last_end: WantedEnd,
     /// When the bytes of the last file were written or read.
     trusted_at: Instant,
     /// The store records a file that is gone or damaged: the next start would learn everything again.
@@ -150,6 +168,7 @@ impl SnapshotMaker {
             inputs,
             orders,
             made_at: None,
+            last_end: WantedEnd::Present,
             trusted_at: now,
             recorded_is_lost: false,
             paused_until: None,
@@ -204,13 +223,12 @@ impl SnapshotMaker {
 
     /// Answers an order with the last file, if long enough, or with a new file.
     async fn serve(&mut self, order: SnapshotOrder) -> Result<(), Failure> {
-        let SnapshotOrder { to, age_max, answer } = order;
-        if answer.is_closed() {
+        if order.answer.is_closed() {
             return Ok(());
         }
-        let made = match self.usable(to, age_max).await {
+        let made = match self.usable(order.to, order.age_max, order.end).await {
             Some(last) => Ok(last),
-            None => match self.make(Some(&answer)).await {
+            None => match self.make(Some(&order)).await {
                 Ok(made) => Ok(made),
                 Err(NotWritten::CallerGone) => {
                     tracing::debug!("the caller of a snapshot is gone: no snapshot is made");
@@ -220,15 +238,17 @@ impl SnapshotMaker {
             },
         };
         // A caller that gave up meanwhile does not get the answer.
-        let _ = answer.send(made);
+        let _ = order.answer.send(made);
         Ok(())
     }
 
-    /// The last file, if long enough, young enough, in its place, and whole.
-    async fn usable(&mut self, to: Slot, age_max: Duration) -> Option<Arc<SnapshotFile>> {
+    /// The last file, if long enough, young enough, made for an acceptor if so ordered, in its place, and whole.
+    async fn usable(&mut self, to: Slot, age_max: Duration, end: WantedEnd) -> Option<Arc<SnapshotFile>> {
         let last = Arc::clone(self.inputs.last.as_ref()?);
         let age = self.made_at.map_or(Duration::MAX, |made_at| made_at.elapsed());
-        if last.summary.header.to < to || age > age_max || !self.is_alive(&last).await {
+        let fits = last.summary.header.to >= to && age <= age_max;
+        let has_end = end == WantedEnd::Present || end == self.last_end;
+        if !fits || !has_end || !self.is_alive(&last).await {
             return None;
         }
         Some(last)
@@ -275,19 +295,17 @@ impl SnapshotMaker {
         }
     }
 
-    /// Makes a file, has the file recorded, and removes the earlier file. `caller`: the file is of use only for this caller,
+    /// Makes a file, has the file recorded, and removes the earlier file. `order`: the file is of use only for this order,
     /// unless a file is due.
-    async fn make(
-        &mut self,
-        caller: Option<&oneshot::Sender<SnapshotAnswer>>,
-    ) -> Result<Arc<SnapshotFile>, NotWritten> {
+    async fn make(&mut self, order: Option<&SnapshotOrder>) -> Result<Arc<SnapshotFile>, NotWritten> {
         let begun = Instant::now();
         let due = self.due.clone();
         let is_lost = self.recorded_is_lost;
-        let is_wanted = || caller.is_none_or(|caller| !caller.is_closed()) || is_lost || *due.borrow();
+        let is_wanted = || order.is_none_or(|order| !order.answer.is_closed()) || is_lost || *due.borrow();
+        let end = order.map_or(WantedEnd::Present, |order| order.end);
         let covered = self.inputs.growth.written();
         let (answer, view) = oneshot::channel();
-        let asked = self.inputs.views.send(answer).await;
+        let asked = self.inputs.views.send(ViewRequest { end, answer }).await;
         asked.map_err(|_| NotWritten::Stopping)?;
         let view = view.await.map_err(|_| NotWritten::Stopping)?;
         let MakerInputs {
@@ -317,6 +335,7 @@ impl SnapshotMaker {
         self.inputs.last = Some(Arc::clone(&file));
         self.trusted_at = Instant::now();
         self.made_at = Some(self.trusted_at);
+        self.last_end = end;
         self.recorded_is_lost = false;
         self.trouble.send_replace(None);
         let kept = RecordedSnapshot::of(summary).name();
@@ -380,7 +399,7 @@ async fn until_due(due: &mut watch::Receiver<bool>) -> bool {
 /// Writes a kept state, for tests.
 #[cfg(test)]
 pub(crate) async fn write_file(
-    view: KeptView,
+    view: crate::knowledge::KeptView,
     cluster: paxos_common::paxos::identity::ClusterId,
     directory: &std::path::Path,
 ) -> SnapshotFile {

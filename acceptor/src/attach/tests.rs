@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod compared;
+
 const RESTART_MAX: Duration = Duration::from_mins(1);
 
 fn report(peer: u64, address: &str) -> pb::AttachRequest {

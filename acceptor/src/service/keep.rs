@@ -10,7 +10,6 @@ use paxos_common::{
         slot::Slot,
     },
     service::server::Rights,
-    snapshot::SnapshotSummary,
     tls::RoleName,
     trace::{Beginning, Parent, SpanContext, names},
     wire::{self, status},
@@ -22,6 +21,7 @@ use tonic::Status;
 use super::{
     Inner,
     check::{check_data, check_peer, read_id},
+    compare::digest_of,
     rate::{BYTES_PER_SECOND_MIN, MinimumRate, TooSlow},
     seed::read_seed,
 };
@@ -32,7 +32,7 @@ use crate::{
         Reader, left_by_uploads,
         snapshots::{KeptSnapshots, SnapshotId},
     },
-    trim_policy::{ReportedDigest, SnapshotWish, contradicting},
+    trim_policy::SnapshotWish,
     trim_task::ask,
 };
 
@@ -60,6 +60,7 @@ pub(super) async fn keep<R: Reader>(
         ArrivingId {
             id,
             cluster: seed.cluster,
+            giver: 0,
             seed: Some(seed),
         }
     } else {
@@ -67,6 +68,7 @@ pub(super) async fn keep<R: Reader>(
         ArrivingId {
             id: read_id(begin.id.as_ref())?,
             cluster: inner.shared.formed().ok_or_else(status::stopping)?,
+            giver: begin.peer,
             seed: None,
         }
     };
@@ -93,6 +95,8 @@ pub(super) async fn keep<R: Reader>(
 struct ArrivingId {
     id: SnapshotId,
     cluster: ClusterId,
+    /// Number of the learner that gives the snapshot, as chosen by the sender; 0: unknown.
+    giver: u64,
     /// Set for the seed of a cluster to be formed.
     seed: Option<Seed>,
 }
@@ -127,7 +131,7 @@ async fn upload<R: Reader>(
     match &result {
         Ok(_) => tracing::info!(to = id.to.get(), bytes = id.bytes, "keeps a snapshot"),
         Err(error) => {
-            inner.snapshots.failed();
+            inner.snapshots.arrived();
             tracing::info!(
                 to = id.to.get(),
                 reason = error.message(),
@@ -252,47 +256,25 @@ impl<R: Reader> Inner<R> {
         )))
     }
 
-    /// Refuses a snapshot that contradicts a digest of an attached learner at the same slot, and every snapshot while
-    /// digests of learners differ.
-    fn compare(&self, summary: &SnapshotSummary) -> Result<(), Status> {
-        if let Some(to) = self.snapshots.decision().differ_below {
-            return Err(status::not_wanted(format!(
-                "digests of two learners differ below slot {to}, or the learners do not agree again yet: this acceptor \
-                 records no snapshot, because the snapshot might come from the wrong learner. Empty the data directory \
-                 of the wrong learner, of two learners both"
-            )));
-        }
-        let digest = ReportedDigest {
-            to: summary.header.to,
-            log: summary.header.log_digest.to_vec().into(),
-            state: summary.footer.digest.to_bytes().to_vec().into(),
-        };
-        match contradicting(&self.roster.learners(), &digest) {
-            Some(learner) => Err(status::not_wanted(format!(
-                "the snapshot contradicts the digest of learner {} ({}) below slot {}: empty the data directory of the \
-                 wrong learner, of two learners both",
-                learner.peer, learner.address, digest.to
-            ))),
-            None => Ok(()),
-        }
-    }
-
     /// Ends the file and lets the worker record the file.
     async fn record(
         &self,
-        ArrivingId { id, seed, .. }: ArrivingId,
+        ArrivingId { id, giver, seed, .. }: ArrivingId,
         incoming: IncomingSnapshot,
     ) -> Result<pb::KeepResponse, Status> {
+        // Before the place is free: the question is answered, however the upload ends.
+        self.snapshots.arrived();
         let recorded = self.shared.published().snapshots;
         let arrived = incoming.finish(&recorded).await;
         let arrived = arrived.map_err(|error| upload_failed(&error))?;
+        let given = digest_of(&arrived.summary);
         let compared = match seed {
-            None => self.compare(&arrived.summary),
+            None => self.compare(giver, &given),
             Some(seed) => self.check_seed_file(seed, &arrived.summary),
         };
-        if let Err(contradiction) = compared {
+        if let Err(refused) = compared {
             arrived.refused(&recorded).await;
-            return Err(contradiction);
+            return Err(refused);
         }
         let (answer, kept) = oneshot::channel();
         let request = match seed {
@@ -305,7 +287,10 @@ impl<R: Reader> Inner<R> {
                     let recorded = self.shared.published().snapshots;
                     self.snapshots.files.remove(unused, &recorded).await;
                 }
-                self.snapshots.arrived();
+                if seed.is_none() {
+                    self.snapshots.contradictions().keeps(id, giver, given);
+                }
+                arrived.kept();
                 self.instruments.kept_snapshot();
                 Ok(self.keep_response())
             }

@@ -190,10 +190,14 @@ pub(super) fn attached<R: Reader>(
                         }
                         break;
                     }
-                    match &attachment {
-                        Some(attachment) => attachment.report(report),
-                        None => attachment = Some(inner.attach(report, address)?),
-                    }
+                    let attachment = match &mut attachment {
+                        Some(attachment) => {
+                            attachment.report(report);
+                            attachment
+                        }
+                        None => attachment.insert(inner.attach(report, address)?),
+                    };
+                    attachment.remember(inner.shared.published().trim_cap);
                 }
                 Some(None) => break,
                 None => {}

@@ -101,6 +101,8 @@ pub(crate) struct IncomingSnapshot {
     pace: Pace,
     /// Written since the last sync.
     unsynced: u64,
+    /// The snapshot is recorded. Otherwise the upload has failed.
+    is_kept: bool,
     /// Freed when the snapshot is recorded, or the upload has failed.
     _place: OwnedSemaphorePermit,
 }
@@ -120,11 +122,12 @@ impl IncomingSnapshot {
         place: OwnedSemaphorePermit,
         left_free: u64,
     ) -> Result<Self, UploadError> {
-        check_space(&files, id.bytes, left_free)?;
-        let failed = |error| UploadError::written(error, id.bytes, left_free);
-        let file = File::create(files.directory.join(INCOMING))
-            .await
-            .map_err(failed)?;
+        let begun = async {
+            check_space(&files, id.bytes, left_free)?;
+            let file = File::create(files.directory.join(INCOMING)).await;
+            file.map_err(|error| UploadError::written(error, id.bytes, left_free))
+        };
+        let file = begun.await.inspect_err(|_| files.count_failure())?;
         *files.lock_arriving() = Some((id, 0));
         Ok(Self {
             id,
@@ -135,6 +138,7 @@ impl IncomingSnapshot {
             pace: Pace::new(),
             unsynced: 0,
             files,
+            is_kept: false,
             _place: place,
         })
     }
@@ -239,6 +243,10 @@ impl IncomingSnapshot {
 
 impl Drop for IncomingSnapshot {
     fn drop(&mut self) {
+        // First: see `SnapshotFiles::failures`.
+        if !self.is_kept {
+            self.files.count_failure();
+        }
         *self.files.lock_arriving() = None;
     }
 }
@@ -252,6 +260,11 @@ pub(crate) struct ArrivedFile {
 }
 
 impl ArrivedFile {
+    /// The file is recorded.
+    pub(crate) fn kept(mut self) {
+        self.incoming.is_kept = true;
+    }
+
     /// Removes the file, unless one of the present records names the file: the same snapshot may have arrived before.
     pub(crate) async fn refused(self, recorded: &KeptSnapshots) {
         self.incoming.files.remove(self.incoming.id, recorded).await;

@@ -220,6 +220,35 @@ async fn one_snapshot_arrives_at_a_time_and_its_progress_is_shown() {
 }
 
 #[tokio::test]
+async fn upload_counts_as_failed_unless_recorded_before_the_next_look_sees_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = open(&directory, &[]);
+    let (id, content) = file(7, 1000);
+    sent(&files, id, &content).await.unwrap().kept();
+    assert_eq!(files.failures(), 0);
+    let refused = sent(&files, id, &content).await.unwrap();
+    refused.refused(&KeptSnapshots::default()).await;
+    assert_eq!(files.failures(), 1);
+    sent(&files, id, &content[..9]).await.unwrap_err();
+    assert_eq!(files.failures(), 2);
+    let cluster = configuration().cluster_id();
+    let place = files.place().unwrap();
+    let begun = IncomingSnapshot::begin(Arc::clone(&files), (cluster, id), place, u64::MAX).await;
+    begun.unwrap_err();
+    assert_eq!(files.failures(), 3);
+    let incoming = begin(&files, id).await.unwrap();
+    let arriving = files.lock_arriving();
+    let dropped = std::thread::spawn(move || drop(incoming));
+    let begun = Instant::now();
+    while files.failures() == 3 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the end shows first");
+        std::thread::yield_now();
+    }
+    drop(arriving);
+    dropped.join().unwrap();
+}
+
+#[tokio::test]
 async fn start_removes_files_without_a_record_and_no_other_file() {
     let directory = tempfile::tempdir().unwrap();
     let (bottom, content) = file(7, 400);

@@ -1,12 +1,15 @@
 //! Digests of learners: which differ, and whether learners that differed agree again.
 //!
+//! The digests of a snapshot count like reported digests: a snapshot that contradicts a learner is a difference between the
+//! giver and the learner.
+//!
 //! A difference is remembered until the learners agree again: the learners may restart, and a person may look for the
 //! wrong learner meanwhile. The memory of a difference ends with the process.
 
 use bytes::Bytes;
 use paxos_common::paxos::slot::Slot;
 
-use super::LearnerReport;
+use super::{Contradiction, LearnerReport};
 
 /// Maximum number of remembered learners that differed.
 const DIFFERING_MAX: usize = 128;
@@ -23,7 +26,7 @@ pub(crate) struct ReportedDigest {
 
 impl ReportedDigest {
     /// Whether a digest of the same slot contradicts this digest. An unknown digest contradicts nothing.
-    fn contradicts(&self, other: &Self) -> bool {
+    pub(crate) fn contradicts(&self, other: &Self) -> bool {
         let differ = |one: &Bytes, other: &Bytes| !one.is_empty() && !other.is_empty() && one != other;
         differ(&self.log, &other.log) || differ(&self.state, &other.state)
     }
@@ -33,15 +36,16 @@ impl ReportedDigest {
     }
 }
 
-/// The learner with a digest that contradicts `digest`, if any.
+/// The learners with a digest that contradicts `digest`.
 pub(crate) fn contradicting<'a>(
     learners: &'a [LearnerReport],
-    digest: &ReportedDigest,
-) -> Option<&'a LearnerReport> {
-    learners.iter().find(|learner| {
+    digest: &'a ReportedDigest,
+) -> impl Iterator<Item = NamedLearner> + 'a {
+    let contradicts = |learner: &&LearnerReport| {
         let mut digests = learner.digests.iter();
         digests.any(|reported| reported.to == digest.to && reported.contradicts(digest))
-    })
+    };
+    learners.iter().filter(contradicts).map(LearnerReport::name)
 }
 
 /// Differences between learners, with a memory.
@@ -50,20 +54,22 @@ pub(super) struct Differences {
     /// The highest slot with different digests.
     to: Option<Slot>,
     /// The learners whose digests differed.
-    learners: Vec<DifferingLearner>,
+    learners: Vec<NamedLearner>,
 }
 
-/// A learner whose digest differed from the digest of another learner.
+/// A learner as shown to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct DifferingLearner {
-    peer: u64,
-    address: String,
+pub(crate) struct NamedLearner {
+    /// Number of the process; 0: unknown.
+    pub(crate) peer: u64,
+    /// Empty: unknown.
+    pub(crate) address: String,
 }
 
-impl DifferingLearner {
-    /// Whether `report` is of the same process, or of a later process at the same address.
-    fn is_of(&self, report: &LearnerReport) -> bool {
-        self.peer == report.peer || (!self.address.is_empty() && self.address == report.address)
+impl NamedLearner {
+    /// Whether `other` is the same process, or a later process at the same address.
+    fn is_same(&self, other: &Self) -> bool {
+        self.peer == other.peer || (!self.address.is_empty() && self.address == other.address)
     }
 }
 
@@ -71,12 +77,21 @@ impl Differences {
     /// The lowest slot with different digests, now or before. A difference of the past ends when all learners that
     /// differed have gone or agree with a second learner, and at least two attached learners agree, at the slot of the
     /// difference or later. Differences above `cap` are not remembered: no correct learner has such a digest for long.
-    pub(super) fn look(&mut self, learners: &[LearnerReport], cap: Slot) -> Option<Slot> {
-        let present = differing(learners);
-        for (to, reports) in present.iter().filter(|(to, _)| *to <= cap) {
+    /// `contradictions`: the snapshots that contradicted a learner since the last look.
+    pub(super) fn look(
+        &mut self,
+        learners: &[LearnerReport],
+        contradictions: &[Contradiction],
+        cap: Slot,
+    ) -> Option<Slot> {
+        let reported = differing(learners);
+        let given = contradictions.iter().map(Contradiction::difference);
+        let mut present: Vec<_> = reported.into_iter().chain(given).collect();
+        present.sort_by_key(|(to, _)| *to);
+        for (to, learners) in present.iter().filter(|(to, _)| *to <= cap) {
             self.to = self.to.max(Some(*to));
-            for report in reports {
-                self.remember(report);
+            for learner in learners {
+                self.remember(learner);
             }
         }
         if let Some(&(lowest, _)) = present.first() {
@@ -89,12 +104,9 @@ impl Differences {
         self.to
     }
 
-    fn remember(&mut self, report: &LearnerReport) {
-        self.learners.retain(|learner| !learner.is_of(report));
-        self.learners.push(DifferingLearner {
-            peer: report.peer,
-            address: report.address.clone(),
-        });
+    fn remember(&mut self, learner: &NamedLearner) {
+        self.learners.retain(|known| !known.is_same(learner));
+        self.learners.push(learner.clone());
         let surplus = self.learners.len().saturating_sub(DIFFERING_MAX);
         self.learners.drain(..surplus);
     }
@@ -102,8 +114,8 @@ impl Differences {
     /// No two digests differ now.
     fn is_settled(&self, learners: &[LearnerReport], to: Slot) -> bool {
         let agrees = |report: &LearnerReport| report.is_attached && agrees(report, learners, to);
-        let is_settled = |learner: &DifferingLearner| {
-            let mut reports = learners.iter().filter(|report| learner.is_of(report));
+        let is_settled = |learner: &NamedLearner| {
+            let mut reports = learners.iter().filter(|report| learner.is_same(&report.name()));
             reports.all(agrees)
         };
         learners.iter().any(agrees) && self.learners.iter().all(is_settled)
@@ -127,7 +139,7 @@ fn agrees(report: &LearnerReport, learners: &[LearnerReport], from: Slot) -> boo
 }
 
 /// The slots with different digests, ascending, each with the learners that reported a digest there.
-fn differing(learners: &[LearnerReport]) -> Vec<(Slot, Vec<&LearnerReport>)> {
+fn differing(learners: &[LearnerReport]) -> Vec<(Slot, Vec<NamedLearner>)> {
     let of_learner = |report| {
         let report: &LearnerReport = report;
         report.digests.iter().map(move |digest| (digest, report))
@@ -149,7 +161,10 @@ fn differing(learners: &[LearnerReport]) -> Vec<(Slot, Vec<&LearnerReport>)> {
     });
     let slots = different.filter_map(|digests| {
         let (first, _) = digests.first()?;
-        Some((first.to, digests.iter().map(|(_, report)| *report).collect()))
+        Some((
+            first.to,
+            digests.iter().map(|(_, report)| report.name()).collect(),
+        ))
     });
     slots.collect()
 }

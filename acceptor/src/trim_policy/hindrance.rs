@@ -4,6 +4,8 @@ use std::fmt;
 
 use paxos_common::paxos::slot::Slot;
 
+use super::{Facts, SnapshotWish};
+
 /// What the next trim waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Hindrance {
@@ -57,6 +59,28 @@ impl Hindrance {
     }
 }
 
+/// What an acceptor waits for that has asked for a snapshot. Without a leader, no claim lets the acceptor take a snapshot
+/// above the cap.
+pub(super) fn answer(SnapshotWish { peer, above }: SnapshotWish, facts: &Facts<'_>) -> Hindrance {
+    let asked = facts.learners.iter().find(|learner| learner.peer == peer);
+    match asked.map(|learner| learner.applied_to) {
+        Some(to) if to > facts.cap && !facts.has_leader => Hindrance::Cap { to },
+        Some(_) | None => {
+            let address = asked.map(|learner| learner.address.clone()).unwrap_or_default();
+            Hindrance::Answer { peer, address, above }
+        }
+    }
+}
+
+/// The reason against every trim, lift and question. `differ_below`: the slot of different digests.
+pub(super) fn forbidden(facts: &Facts<'_>, differ_below: Option<Slot>) -> Option<Hindrance> {
+    if let Some(address) = facts.older_peer {
+        let address = address.to_owned();
+        return Some(Hindrance::OlderPeer { address });
+    }
+    differ_below.map(|to| Hindrance::DifferentDigests { to })
+}
+
 impl fmt::Display for Hindrance {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1024 * 1024;
@@ -86,8 +110,9 @@ impl fmt::Display for Hindrance {
             }
             Self::DifferentDigests { to } => write!(
                 formatter,
-                "a person: the digests of two learners differ below slot {to}. Empty the data directory of the wrong \
-                 learner, of two learners both. Then run two learners until their digests agree, or restart this acceptor"
+                "a person: the digests of two learners differ below slot {to}, in reports or in a snapshot. Empty the data \
+                 directory of the wrong learner, of two learners both. Then run two learners until their digests agree, or \
+                 restart this acceptor"
             ),
             Self::NoLearner { above } => write!(
                 formatter,

@@ -48,6 +48,8 @@ struct Scene {
     begun: Instant,
     learners: Vec<LearnerReport>,
     damaged: Vec<SnapshotId>,
+    /// Seen by the next look alone.
+    contradictions: Vec<Contradiction>,
     facts: Facts<'static>,
 }
 
@@ -64,6 +66,7 @@ impl Scene {
             begun,
             learners: vec![learner(3, 500), learner(5, 500)],
             damaged: Vec::new(),
+            contradictions: Vec::new(),
             facts: Facts {
                 now: started,
                 log_bytes: Some(STEP - 1),
@@ -79,6 +82,7 @@ impl Scene {
                 is_arriving: false,
                 failures: 0,
                 learners: &[],
+                contradictions: &[],
                 older_peer: None,
             },
         };
@@ -102,6 +106,7 @@ impl Scene {
 
     fn look(&mut self) -> TrimDecision {
         self.policy.look(&Facts {
+            contradictions: &std::mem::take(&mut self.contradictions),
             learners: &self.learners,
             damaged: &self.damaged,
             ..self.facts.clone()

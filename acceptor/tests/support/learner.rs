@@ -20,13 +20,24 @@ pub type Attached = Streaming<pb::AttachResponse>;
 
 /// Attaches as a learner with these slots.
 pub async fn attach(client: &mut ProcessClient, cluster: ClusterId, report: pb::AttachRequest) -> Attached {
-    let report = pb::AttachRequest {
+    attach_and_move(client, cluster, report.clone(), report).await
+}
+
+/// Attaches as a learner that sends the first report once, and then the other report.
+pub async fn attach_and_move(
+    client: &mut ProcessClient,
+    cluster: ClusterId,
+    first: pb::AttachRequest,
+    then: pb::AttachRequest,
+) -> Attached {
+    let sent = |report: pb::AttachRequest| pb::AttachRequest {
         caller: report.caller.or_else(|| Some(caller(Some(cluster)))),
         role: pb::Role::Learner.into(),
         address: format!("http://l:{}", report.peer),
         ..report
     };
-    let reports = tokio_stream::iter(std::iter::repeat(report)).throttle(PAUSE);
+    let reports = std::iter::once(sent(first)).chain(std::iter::repeat(sent(then)));
+    let reports = tokio_stream::iter(reports).throttle(PAUSE);
     client.attach(reports).await.unwrap().into_inner()
 }
 

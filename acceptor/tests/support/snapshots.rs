@@ -21,6 +21,16 @@ pub fn file(configuration: &Configuration, to: u64, bytes: usize) -> (pb::Snapsh
     (id, content)
 }
 
+/// The digests that a right learner reports at the end of [`file`].
+pub fn digest_of(configuration: &Configuration, to: u64, bytes: usize) -> pb::Digest {
+    let (summary, _) = snapshot_file(configuration, slot(to), bytes);
+    pb::Digest {
+        to,
+        digest: summary.header.log_digest.to_vec().into(),
+        state: summary.footer.digest.to_bytes().to_vec().into(),
+    }
+}
+
 pub fn begin(configuration: &Configuration, id: &pb::SnapshotId, peer: u64) -> pb::KeepRequest {
     let begin = pb::KeepBegin {
         caller: Some(caller(Some(configuration.cluster_id()))),

@@ -146,6 +146,7 @@ pub(crate) fn judge(status: &ClusterReport) -> Verdict {
         chosen_to,
     ));
     findings.extend(digests::finding(digests, &peers));
+    findings.extend(digests::contradictions(status));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Verdict {
         findings,

@@ -48,6 +48,28 @@ async fn open(path: &Path) -> OpenedStore {
     testing::open(path, ClusterId::from_bytes([1; 16])).await.unwrap()
 }
 
+/// An applier of an era without changes.
+fn applier(
+    knowledge: &Arc<Knowledge>,
+    progress: Progress,
+    applied: watch::Sender<Progress>,
+    transactions: mpsc::Sender<Transaction>,
+) -> Applier {
+    Applier {
+        knowledge: Arc::clone(knowledge),
+        progress,
+        cluster: cluster_of(&testing::configuration()),
+        stored_era: Era::FIRST,
+        applied,
+        transactions,
+        views: mpsc::channel(1).1,
+        commit_interval: COMMIT_INTERVAL,
+        values: ValueTracer::default(),
+        commands: Counter::default(),
+        unreadable: Counter::default(),
+    }
+}
+
 /// The last progress shown to readers, and the state at the time.
 #[derive(Debug, PartialEq)]
 struct Shown {
@@ -66,19 +88,7 @@ async fn apply_all(path: &Path, batches: Vec<Batch>) -> Shown {
         sender.send(batch).await.unwrap();
     }
     drop(sender);
-    let applier = Applier {
-        knowledge: Arc::clone(&knowledge),
-        progress: found.progress,
-        cluster: cluster_of(&testing::configuration()),
-        stored_era: Era::FIRST,
-        applied,
-        transactions,
-        views: mpsc::channel(1).1,
-        commit_interval: COMMIT_INTERVAL,
-        values: ValueTracer::default(),
-        commands: Counter::default(),
-        unreadable: Counter::default(),
-    };
+    let applier = applier(&knowledge, found.progress, applied, transactions);
     let writer = Writer::new(
         found.store,
         Arc::clone(&knowledge),
@@ -152,20 +162,11 @@ impl PacedApplier {
         let (applied, seen) = watch::channel(Progress::default());
         let (transactions, handed_on) = mpsc::channel(TRANSACTIONS_MAX);
         let knowledge = Arc::new(Knowledge::new(Machine::default()));
-        let cluster = cluster_of(&testing::configuration());
         let applier = Applier {
-            knowledge: Arc::clone(&knowledge),
-            progress: Progress::default(),
-            cluster: Arc::clone(&cluster),
-            stored_era: Era::FIRST,
-            applied,
-            transactions,
-            views: mpsc::channel(1).1,
             commit_interval,
-            values: ValueTracer::default(),
-            commands: Counter::default(),
-            unreadable: Counter::default(),
+            ..applier(&knowledge, Progress::default(), applied, transactions)
         };
+        let cluster = Arc::clone(&applier.cluster);
         tokio::spawn(applier.run(batches));
         Self {
             knowledge,
@@ -261,6 +262,25 @@ async fn last_slots_are_handed_on_at_the_end_of_learning() {
 }
 
 #[tokio::test]
+async fn state_for_an_acceptor_is_kept_at_a_mark_in_the_middle_of_a_batch() {
+    let knowledge = Arc::new(Knowledge::new(Machine::default()));
+    let (applied, _seen) = watch::channel(Progress::default());
+    let (transactions, _writing) = mpsc::channel(TRANSACTIONS_MAX);
+    let mut applier = applier(&knowledge, Progress::default(), applied, transactions);
+    let (mut gathered, mut common) = (Gathered::default(), CommonEnd::NONE);
+    let (answer, mut kept) = oneshot::channel();
+    common.wanted(answer, Slot::ZERO, Instant::now());
+    applier
+        .apply(batch(0, 1_500), &mut gathered, &mut common)
+        .unwrap();
+    assert_eq!(applier.progress.applied_to(), slot(1_500));
+    let kept = kept.try_recv().unwrap();
+    assert_eq!(kept.mark().to, slot(1_024));
+    let digests = applier.progress.digests();
+    assert!(digests.contains(&kept.mark().into()), "other learners report it");
+}
+
+#[tokio::test]
 async fn value_that_is_no_batch_of_commands_is_a_noop_in_memory_and_on_disk() {
     let value =
         |bytes: &'static [u8]| Value::from_stored(bytes::Bytes::from_static(bytes), bytes::Bytes::new());
@@ -290,19 +310,7 @@ async fn learner_stops_at_a_command_of_a_later_release() {
     let later = bytes::Bytes::from_static(&[0x0a, 0x02, 0x7a, 0x00]);
     let value = Value::from_stored(later, bytes::Bytes::new());
     sender.send(vec![(Slot::ZERO, value)]).await.unwrap();
-    let applier = Applier {
-        knowledge,
-        progress: Progress::default(),
-        cluster: cluster_of(&testing::configuration()),
-        stored_era: Era::FIRST,
-        applied,
-        transactions,
-        views: mpsc::channel(1).1,
-        commit_interval: COMMIT_INTERVAL,
-        values: ValueTracer::default(),
-        commands: Counter::default(),
-        unreadable: Counter::default(),
-    };
+    let applier = applier(&knowledge, Progress::default(), applied, transactions);
     let failure = applier.run(receiver).await.unwrap_err();
     assert_eq!(failure.code, paxos_common::service::failure::Exit::Refused);
     assert!(failure.to_string().contains("newer"), "{failure}");

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+mod again;
 mod lost;
 mod power;
 
@@ -94,12 +95,12 @@ impl Disk {
         let progress = Arc::new(Mutex::new(progress));
         let bytes = snapshot.as_ref().map_or(0, |file| file.summary.bytes);
         let growth = Arc::new(LogGrowth::new(LOG_BYTES_MIN, log_bytes, bytes));
-        let (views, mut wanted) = mpsc::channel::<oneshot::Sender<KeptView>>(1);
+        let (views, mut wanted) = mpsc::channel::<ViewRequest>(1);
         let (kept, held) = (Arc::clone(&knowledge), Arc::clone(&progress));
         tokio::spawn(async move {
             while let Some(view) = wanted.recv().await {
                 let progress = locked(&held);
-                let _ = view.send(kept.keep(progress.latest()));
+                let _ = view.answer.send(kept.keep(progress.latest()));
             }
         });
         let (records, recorded) = mpsc::channel(1);
@@ -269,45 +270,6 @@ async fn snapshot_has_the_state_and_the_digests_of_its_slot() {
     assert_eq!(file.summary.footer.registers, 900);
     assert_eq!(file.summary.footer.sessions, 250);
     assert_eq!(disk.files(), [name_of(&file)]);
-}
-
-#[tokio::test]
-async fn last_file_is_used_again_if_long_enough_also_after_a_restart() {
-    let (mut disk, maker) = Disk::new().await;
-    disk.write(100, 10).await;
-    disk.run(maker);
-    let first = disk.orders.snapshot(slot(100), Duration::MAX).await.unwrap();
-    disk.write(100, 10).await;
-    let again = disk.orders.snapshot(slot(100), Duration::MAX).await.unwrap();
-    assert!(Arc::ptr_eq(&first, &again));
-    let longer = disk.orders.snapshot(slot(101), Duration::MAX).await.unwrap();
-    assert_eq!(longer.summary.header.to, slot(200));
-    // The first file is read to its end without its name.
-    assert_eq!(disk.files(), [name_of(&longer)]);
-    assert_eq!(read(&first).await.applied_to(), slot(100));
-    let (disk, maker) = disk.restart().await;
-    disk.run(maker);
-    let found = disk.orders.snapshot(slot(200), Duration::MAX).await.unwrap();
-    assert_eq!(found.summary, longer.summary);
-    assert_eq!(disk.files(), [name_of(&longer)]);
-}
-
-#[tokio::test]
-async fn file_older_than_a_caller_accepts_is_made_again() {
-    const AGE_MAX: Duration = Duration::from_secs(60);
-    let (mut disk, mut maker) = Disk::new().await;
-    disk.write(100, 10).await;
-    let first = maker.make(None).await.unwrap();
-    assert!(Arc::ptr_eq(
-        &first,
-        &maker.usable(slot(100), AGE_MAX).await.unwrap()
-    ));
-    maker.made_at = Some(Instant::now() - AGE_MAX - Duration::from_secs(1));
-    assert!(maker.usable(slot(100), AGE_MAX).await.is_none());
-    assert!(maker.usable(slot(100), Duration::MAX).await.is_some());
-    // The age of a file of an earlier run is not known.
-    maker.made_at = None;
-    assert!(maker.usable(slot(100), AGE_MAX).await.is_none());
 }
 
 #[tokio::test]

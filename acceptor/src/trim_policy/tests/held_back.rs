@@ -161,6 +161,65 @@ fn snapshot_that_waited_while_digests_differed_is_never_trimmed_to() {
     assert_eq!(scene.trim(), Some(400));
 }
 
+/// A snapshot of the first learner that contradicts the second.
+fn contradiction(scene: &Scene, to: u64) -> Contradiction {
+    Contradiction {
+        giver: scene.learners[0].name(),
+        given: digest(to, "a", "wrong"),
+        reporter: scene.learners[1].name(),
+    }
+}
+
+#[test]
+fn contradicted_snapshot_holds_everything_back_until_the_learners_agree_again() {
+    let mut scene = Scene::waiting(400, 0);
+    scene.facts.log_bytes = Some(10 * STEP);
+    assert_eq!(scene.trim(), Some(400));
+    // Beside equal reports.
+    for learner in &mut scene.learners {
+        learner.digests = vec![digest(320, "c", "s")];
+    }
+    scene.contradictions = vec![contradiction(&scene, 300), contradiction(&scene, 310)];
+    let decision = scene.look();
+    let suspect = (kept(400, 0).id, ForgetReason::Suspect);
+    assert_eq!((decision.trim, decision.forget), (None, Some(suspect)));
+    assert_eq!(decision.differ_below, Some(at(300)));
+    let differs = Hindrance::DifferentDigests { to: at(300) };
+    assert_eq!(decision.waits_for, Some(differs));
+    assert_eq!(scene.look().differ_below, None, "the reports agree above");
+    // A learner that does not report a digest at the slot or later does not agree.
+    scene.contradictions = vec![contradiction(&scene, 330)];
+    scene.look();
+    let decision = scene.look();
+    assert_eq!((decision.differ_below, decision.wish), (Some(at(330)), None));
+    scene.learners[1].digests = vec![digest(340, "c", "s")];
+    assert_eq!(scene.look().differ_below, Some(at(330)));
+    scene.learners[0].digests = vec![digest(340, "c", "s")];
+    assert_eq!(scene.look().differ_below, None);
+    // Never above the cap.
+    scene.contradictions = vec![contradiction(&scene, 501)];
+    scene.look();
+    assert_eq!(scene.look().differ_below, None);
+}
+
+#[test]
+fn after_a_contradicted_upload_the_next_learner_is_asked() {
+    let mut scene = Scene::trimming();
+    scene.facts.log_bytes = Some(STEP);
+    for learner in &mut scene.learners {
+        learner.digests = vec![digest(320, "c", "s")];
+    }
+    assert_eq!(scene.after(1).wish.unwrap().peer, 3);
+    scene.facts.is_arriving = true;
+    assert_eq!(scene.after(2).wish, None);
+    scene.facts.is_arriving = false;
+    scene.facts.failures = 1;
+    scene.contradictions = vec![contradiction(&scene, 300)];
+    assert_eq!(scene.after(3).differ_below, Some(at(300)));
+    assert_eq!(scene.after(4).waits_for, Some(Hindrance::Pause));
+    assert_eq!(scene.after(34).wish.unwrap().peer, 5);
+}
+
 #[test]
 fn difference_is_settled_without_a_learner_that_is_gone() {
     let mut scene = Scene::waiting(400, 0);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use paxos_client::raw::ClusterReport;
 use paxos_proto::v1::{Digest, LearnerProgress};
 
 use super::{Finding, Peer, Severity, Subject, learner};
@@ -83,6 +84,26 @@ pub(super) fn finding(digests: Digests, peers: &[Peer]) -> Option<Finding> {
         }),
         Digests::NotComparable => incomparable(peers),
     }
+}
+
+/// What acceptors found to differ in snapshots and reports: a finding with all texts.
+pub(super) fn contradictions(status: &ClusterReport) -> Option<Finding> {
+    let mut texts = Vec::new();
+    for answer in status.answers() {
+        texts.extend(
+            answer
+                .contradictions
+                .iter()
+                .map(|text| format!("{}: {text}", answer.id)),
+        );
+    }
+    (!texts.is_empty()).then(|| Finding {
+        severity: Severity::Broken,
+        subject: Subject::cluster(),
+        problem: format!("acceptors found a wrong learner: {}", texts.join("; ")),
+        advice: "stop trusting the learner that differs from the others, of two learners both; keep this learner's data, \
+                 and report this as a fault; then empty its data directory, and start the learner again",
+    })
 }
 
 /// Learners that hold a part of the log, and have no digest in common.

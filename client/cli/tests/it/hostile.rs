@@ -5,6 +5,7 @@ mod addresses;
 mod crowd;
 mod forged;
 mod frames;
+mod liar;
 mod readers;
 mod settings;
 mod sweep;

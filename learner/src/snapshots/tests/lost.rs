@@ -52,6 +52,7 @@ async fn removed_file_is_made_again_without_an_order_also_after_a_failed_attempt
                 .serve(SnapshotOrder {
                     to,
                     age_max: Duration::MAX,
+                    end: WantedEnd::Present,
                     answer,
                 })
                 .await
@@ -115,7 +116,10 @@ async fn whole_file_is_read_once_in_a_while() {
     disk.write(100, 10).await;
     let first = maker.make(None).await.unwrap();
     maker.trusted_at -= TRUST_MAX;
-    let found = maker.usable(slot(100), Duration::MAX).await.unwrap();
+    let found = maker
+        .usable(slot(100), Duration::MAX, WantedEnd::Present)
+        .await
+        .unwrap();
     assert!(Arc::ptr_eq(&first, &found));
     assert!(maker.trusted_at.elapsed() < TRUST_MAX, "read for every caller");
 }

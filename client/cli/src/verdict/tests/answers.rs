@@ -381,3 +381,22 @@ fn denied_certificate_is_named_with_the_certificate_to_give() {
         "{silent:?}"
     );
 }
+
+#[test]
+fn contradictions_found_by_acceptors_are_broken_and_say_what_to_do() {
+    let mut status = healthy();
+    let text = "the snapshot of learner 5 contradicts the digest of learner 9 below slot 16";
+    for index in 0..2 {
+        change(&mut status, index, |answer| {
+            answer.contradictions = vec![text.to_owned()]
+        });
+    }
+    let verdict = judge(&status);
+    let [finding] = &verdict.findings[..] else {
+        panic!("{:?}", verdict.findings)
+    };
+    assert_eq!(verdict.exit(), Exit::No);
+    let expected = format!("acceptors found a wrong learner: a1: {text}; a2: {text}");
+    assert_eq!(finding.problem, expected);
+    assert!(finding.advice.contains("empty its data directory"));
+}
