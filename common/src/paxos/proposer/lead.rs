@@ -152,9 +152,9 @@ impl Lead {
         !self.repairs.is_empty()
     }
 
-    /// Whether an acceptor is under repair.
-    pub(super) fn repairs(&self, acceptor: AcceptorUuid) -> bool {
-        self.repairs.contains_key(&acceptor)
+    /// The bytes of values sent in the present stretch of the repair of an acceptor; `None`: the acceptor is not under repair.
+    pub(super) fn repair_bytes(&self, acceptor: AcceptorUuid) -> Option<u64> {
+        Some(self.repairs.get(&acceptor)?.bytes)
     }
 
     /// One past the last slot proposed.

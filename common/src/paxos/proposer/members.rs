@@ -354,7 +354,7 @@ impl Proposer {
         let lasted = now.saturating_sub(change.begun);
         let rests = |joiner: &AcceptorUuid| {
             let pace = change.paces.entry(*joiner).or_default();
-            pace.rests(now, lasted, lead.repairs(*joiner), is_busy)
+            pace.rests(now, lasted, lead.repair_bytes(*joiner), is_busy)
         };
         change.joiners.iter().copied().filter(rests).collect()
     }

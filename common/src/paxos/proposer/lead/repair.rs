@@ -51,6 +51,8 @@ pub(super) struct Repair {
     /// Exclusive.
     to: Slot,
     stage: RepairStage,
+    /// Bytes of the values sent so far.
+    pub(super) bytes: u64,
     idle_checks: u32,
 }
 
@@ -180,6 +182,7 @@ impl Lead {
             from,
             to,
             stage,
+            bytes: 0,
             idle_checks: 0,
         };
         self.repairs.insert(acceptor, repair);
@@ -213,6 +216,7 @@ impl Lead {
             from,
             to,
             stage: RepairStage::Sent(0),
+            bytes: 0,
             idle_checks: 0,
         };
         self.repairs.insert(acceptor, repair);
@@ -384,6 +388,8 @@ impl Lead {
             self.repairs.remove(&acceptor);
             return;
         };
+        let values = messages.iter().flatten();
+        let sent_bytes: u64 = values.map(|(_, value)| value.as_bytes().len() as u64).sum();
         for message in messages {
             effects.push(self.accept(acceptor, message, false));
             if let Some(view) = self.views.get_mut(&acceptor) {
@@ -393,6 +399,7 @@ impl Lead {
         let sent = self.views.get(&acceptor).map_or(0, |view| view.sent);
         if let Some(repair) = self.repairs.get_mut(&acceptor) {
             repair.stage = RepairStage::Sent(sent);
+            repair.bytes += sent_bytes;
             repair.idle_checks = 0;
             // The stretch ends no further than the watermark can advance.
             repair.to = last.next().min(doubtful.unwrap_or(Slot::MAX).max(repair.from));

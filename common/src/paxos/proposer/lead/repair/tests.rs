@@ -247,6 +247,7 @@ fn repair_leaves_room_for_a_resignation() {
         from: slot(0),
         to: slot(100),
         stage: RepairStage::Fetching,
+        bytes: 0,
         idle_checks: 0,
     };
     reign.lead.repairs.insert(uuid(1), repair);

@@ -175,7 +175,9 @@ fn copy_rests_after_a_stretch_while_a_command_is_under_way() {
             bench.propose(200, "b");
         }
         bench.pass(20);
-        let values = (0..100).map(|at| (slot(at), value("a"))).collect();
+        // So large that their bytes do not bound the rest.
+        let large = Value::from_stored(vec![b'a'; 32 * 1024].into(), Bytes::new());
+        let values = (0..100).map(|at| (slot(at), large.clone())).collect();
         bench.handle(Event::Fetched { number, from, values });
         assert_eq!(bench.sent_to(4).len(), 100);
         bench.joiner_lacks(100);
