@@ -3,48 +3,24 @@
 
 mod support;
 
-use std::time::Duration;
-
 use paxos_common::paxos::identity::ClusterId;
 use paxos_proto::v1 as pb;
 use support::{
     leader::TestLeader,
     learner::{applied, attach, attach_and_move, wanted},
-    process::{Process, ProcessClient, form},
+    process::{Process, form},
     snapshots::{digest_of, file, keep},
+    status::{status, until},
     value,
 };
-use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 /// Numbers of the learners. The acceptor asks the lowest first.
 const LIAR: u64 = 5;
 const RIGHT: u64 = 9;
-/// Longest wait for something that comes within seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps the smallest log, and trims one second after its start.
 const FLAGS: [&str; 4] = ["--retain-bytes", "1MiB", "--restart-max", "1s"];
-
-async fn status(client: &mut ProcessClient) -> pb::AcceptorStatusResponse {
-    client
-        .status(pb::AcceptorStatusRequest {})
-        .await
-        .unwrap()
-        .into_inner()
-}
-
-/// Waits until the status is as wanted.
-async fn until(client: &mut ProcessClient, what: &str, holds: impl Fn(&pb::AcceptorStatusResponse) -> bool) {
-    let look = async {
-        while !holds(&status(client).await) {
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    if timeout(PATIENCE, look).await.is_err() {
-        panic!("{what}: {:?}", status(client).await);
-    }
-}
 
 /// Whether the latest report has a digest at this slot.
 fn is_at(report: &pb::AttachRequest, to: u64) -> bool {

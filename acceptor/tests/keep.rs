@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use paxos_common::{
     paxos::{identity::ClusterId, quorum::Configuration, value::Value},
@@ -15,20 +15,13 @@ use support::{
     learner::{Attached, applied, attach, wanted},
     process::{Process, ProcessClient, form},
     snapshots::{PART, begin, data, file, keep},
+    status::{PATIENCE, status, until},
     value,
 };
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-/// Maximum wait for something that comes within a minute.
-const PATIENCE: Duration = Duration::from_secs(240);
-/// Pause between two looks, and between two reports of a learner.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Size of a value: 20 values are more than the smallest log that is trimmed.
 const VALUE_BYTES: usize = 64 * 1024;
 /// Keeps the smallest log, and trims one second after its start.
@@ -61,26 +54,6 @@ async fn bottom(client: &mut ProcessClient, cluster: ClusterId) -> Result<(pb::S
         content.extend_from_slice(&part.data);
     }
     Ok((id, content))
-}
-
-async fn status(client: &mut ProcessClient) -> pb::AcceptorStatusResponse {
-    client
-        .status(pb::AcceptorStatusRequest {})
-        .await
-        .unwrap()
-        .into_inner()
-}
-
-/// Waits until the status is as wanted.
-async fn until(client: &mut ProcessClient, what: &str, holds: impl Fn(&pb::AcceptorStatusResponse) -> bool) {
-    let look = async {
-        while !holds(&status(client).await) {
-            sleep(PAUSE).await;
-        }
-    };
-    if timeout(PATIENCE, look).await.is_err() {
-        panic!("{what}: {:?}", status(client).await);
-    }
 }
 
 /// An upload of `bytes` bytes of a snapshot: the open stream, and the call, once the bytes have arrived.

@@ -8,6 +8,7 @@ pub mod process;
 pub mod run;
 pub mod seed;
 pub mod snapshots;
+pub mod status;
 pub mod story;
 
 use bytes::Bytes;
