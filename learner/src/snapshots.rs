@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     apply::ViewRequest,
     cluster::Cluster,
+    knowledge::KeptView,
     log_growth::LogGrowth,
     snapshot_end::WantedEnd,
     snapshot_file::{self, RecordOrder, RecordedSnapshot, SnapshotFile, UnrecordedFile},
@@ -228,7 +229,7 @@ impl SnapshotMaker {
         }
         let made = match self.usable(order.to, order.age_max, order.end).await {
             Some(last) => Ok(last),
-            None => match self.make(Some(&order)).await {
+            None => match self.make_for(&order).await {
                 Ok(made) => Ok(made),
                 Err(NotWritten::CallerGone) => {
                     tracing::debug!("the caller of a snapshot is gone: no snapshot is made");
@@ -295,19 +296,50 @@ impl SnapshotMaker {
         }
     }
 
-    /// Makes a file, has the file recorded, and removes the earlier file. `order`: the file is of use only for this order,
-    /// unless a file is due.
+    /// Makes a file for an order. This learner's own next start comes first: a file that falls due while the order waits for a
+    /// common end is made at once, and then the order waits to the end.
+    async fn make_for(&mut self, order: &SnapshotOrder) -> Result<Arc<SnapshotFile>, NotWritten> {
+        if order.end == WantedEnd::Common && self.paused_until.is_none() {
+            let mut due = self.due.clone();
+            let covered = self.inputs.growth.written();
+            tokio::select! {
+                // The applier forgets a request whose caller is gone.
+                view = self.view(order.end) => return self.write(view?, covered, Some(order)).await,
+                // Only waits.
+                true = until_due(&mut due) => {}
+            }
+            self.make(None).await?;
+        }
+        self.make(Some(order)).await
+    }
+
     async fn make(&mut self, order: Option<&SnapshotOrder>) -> Result<Arc<SnapshotFile>, NotWritten> {
+        let covered = self.inputs.growth.written();
+        let end = order.map_or(WantedEnd::Present, |order| order.end);
+        let view = self.view(end).await?;
+        self.write(view, covered, order).await
+    }
+
+    /// The state at the next such end.
+    async fn view(&self, end: WantedEnd) -> Result<KeptView, NotWritten> {
+        let (answer, view) = oneshot::channel();
+        let asked = self.inputs.views.send(ViewRequest { end, answer }).await;
+        asked.map_err(|_| NotWritten::Stopping)?;
+        view.await.map_err(|_| NotWritten::Stopping)
+    }
+
+    /// Writes a file, has the file recorded, and removes the earlier file. `covered`: bytes of the log that a file makes
+    /// superfluous; `order`: the file is of use only for this order, unless a file is due.
+    async fn write(
+        &mut self,
+        view: KeptView,
+        covered: u64,
+        order: Option<&SnapshotOrder>,
+    ) -> Result<Arc<SnapshotFile>, NotWritten> {
         let begun = Instant::now();
         let due = self.due.clone();
         let is_lost = self.recorded_is_lost;
         let is_wanted = || order.is_none_or(|order| !order.answer.is_closed()) || is_lost || *due.borrow();
-        let end = order.map_or(WantedEnd::Present, |order| order.end);
-        let covered = self.inputs.growth.written();
-        let (answer, view) = oneshot::channel();
-        let asked = self.inputs.views.send(ViewRequest { end, answer }).await;
-        asked.map_err(|_| NotWritten::Stopping)?;
-        let view = view.await.map_err(|_| NotWritten::Stopping)?;
         let MakerInputs {
             cluster, directory, ..
         } = &self.inputs;
@@ -335,7 +367,7 @@ impl SnapshotMaker {
         self.inputs.last = Some(Arc::clone(&file));
         self.trusted_at = Instant::now();
         self.made_at = Some(self.trusted_at);
-        self.last_end = end;
+        self.last_end = order.map_or(WantedEnd::Present, |order| order.end);
         self.recorded_is_lost = false;
         self.trouble.send_replace(None);
         let kept = RecordedSnapshot::of(summary).name();
@@ -399,7 +431,7 @@ async fn until_due(due: &mut watch::Receiver<bool>) -> bool {
 /// Writes a kept state, for tests.
 #[cfg(test)]
 pub(crate) async fn write_file(
-    view: crate::knowledge::KeptView,
+    view: KeptView,
     cluster: paxos_common::paxos::identity::ClusterId,
     directory: &std::path::Path,
 ) -> SnapshotFile {

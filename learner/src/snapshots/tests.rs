@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -57,6 +60,8 @@ struct Disk {
     transactions: mpsc::Sender<Transaction>,
     writer: tokio::task::JoinHandle<Result<(), Failure>>,
     growth: Arc<LogGrowth>,
+    /// The next request for a common end waits, until another request for a common end.
+    waits_for_end: Arc<AtomicBool>,
     orders: SnapshotOrders,
     shutdown: Shutdown,
     /// The digest of the state at the end of each transaction.
@@ -97,8 +102,15 @@ impl Disk {
         let growth = Arc::new(LogGrowth::new(LOG_BYTES_MIN, log_bytes, bytes));
         let (views, mut wanted) = mpsc::channel::<ViewRequest>(1);
         let (kept, held) = (Arc::clone(&knowledge), Arc::clone(&progress));
+        let waits_for_end = Arc::new(AtomicBool::new(false));
+        let waits = Arc::clone(&waits_for_end);
         tokio::spawn(async move {
+            let mut _waiting = None;
             while let Some(view) = wanted.recv().await {
+                if view.end == WantedEnd::Common && waits.swap(false, Ordering::Relaxed) {
+                    _waiting = Some(view);
+                    continue;
+                }
                 let progress = locked(&held);
                 let _ = view.answer.send(kept.keep(progress.latest()));
             }
@@ -135,6 +147,7 @@ impl Disk {
             transactions,
             writer,
             growth,
+            waits_for_end,
             orders,
             shutdown,
             digests: BTreeMap::new(),

@@ -213,13 +213,13 @@ impl MembersLook {
             !(is_member || answer.in_place_of.is_some())
         });
         let change = verdict.change.as_ref();
-        let state_outside = |answer: &SeenAnswer<'_>| match answer.state_outside(&configuration) {
-            SeenState::Outside | SeenState::Blank
-                if change.is_some_and(|change| change.adds(&answer.uuid.to_bytes())) =>
-            {
-                SeenState::Joins
+        let state_outside = |answer: &SeenAnswer<'_>| {
+            let state = answer.state_outside(&configuration);
+            let comes = || change.is_some_and(|change| change.adds(&answer.uuid.to_bytes()));
+            if matches!(state, SeenState::Outside | SeenState::Blank) && comes() {
+                return SeenState::Joins;
             }
-            state => state,
+            state
         };
         let outside = outside.map(|answer| SeenAcceptor {
             uuid: answer.uuid,

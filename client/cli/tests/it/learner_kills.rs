@@ -24,6 +24,8 @@ use crate::{
 const KILLS: usize = 40;
 /// Number of tasks that write registers of 10 KB.
 const WRITERS: u32 = 4;
+/// Pause between two backups of a learner.
+const BACKUP_PAUSE: Duration = Duration::from_millis(300);
 /// Longest run of a learner from its start to its kill, and longest time until the next start.
 const RUN_MAX: u64 = 1_500;
 const PAUSE_MAX: u64 = 300;
@@ -63,6 +65,16 @@ async fn write(client: Client, writer: u32, stop: Arc<AtomicBool>, written: Arc<
     }
 }
 
+/// Has a learner make snapshots until stopped. A backup fails while the learner is killed.
+async fn back_up(client: Client, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(mut backup) = client.backup().await {
+            while let Ok(Some(_)) = backup.next().await {}
+        }
+        sleep(BACKUP_PAUSE).await;
+    }
+}
+
 /// The snapshot files of a learner.
 fn snapshots(cluster: &Cluster, name: &str) -> Vec<String> {
     let entries = fs::read_dir(cluster.path(name)).unwrap();
@@ -89,6 +101,12 @@ async fn killed_learners_come_back_to_the_state_of_the_others() {
             tokio::spawn(write(cluster.client(), writer, stop, written))
         })
         .collect();
+    // Acceptors ask rarely, and not all learners.
+    let backups = cluster.learners[1..].iter().map(|learner| {
+        let client = cluster.client_of(&[learner]).with_timeout(Duration::from_secs(1));
+        tokio::spawn(back_up(client, Arc::clone(&stop)))
+    });
+    let backups: Vec<_> = backups.collect();
     let mut random = RandomPauses::new();
     for kill in 0..KILLS {
         random.pause(RUN_MAX).await;
@@ -100,8 +118,8 @@ async fn killed_learners_come_back_to_the_state_of_the_others() {
         cluster.learners[killed].start();
     }
     stop.store(true, Ordering::Relaxed);
-    for writer in writers {
-        writer.await.unwrap();
+    for task in writers.into_iter().chain(backups) {
+        task.await.unwrap();
     }
     cluster.client().put("key 0", "after").await.unwrap();
     agree(&cluster).await;

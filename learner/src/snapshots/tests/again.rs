@@ -56,3 +56,29 @@ async fn file_for_an_acceptor_serves_all_and_no_other_file_serves_acceptors() {
     let backup = orders.snapshot(slot(100), Duration::MAX).await.unwrap();
     assert!(Arc::ptr_eq(&given, &backup));
 }
+
+#[tokio::test]
+async fn due_file_is_made_at_once_although_an_order_waits_for_its_end() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let (mut disk, maker) = Disk::new().await;
+    disk.write(100, 10).await;
+    disk.waits_for_end.store(true, Ordering::Relaxed);
+    disk.run(maker);
+    let orders = disk.orders.clone();
+    let given = tokio::spawn(async move { orders.common_snapshot(slot(100), Duration::MAX).await });
+    while disk.waits_for_end.load(Ordering::Relaxed) {
+        tokio::task::yield_now().await;
+    }
+    assert!(disk.files().is_empty());
+    disk.write(100, 20_000).await;
+    let made = tokio::time::timeout(PATIENCE, given).await;
+    let given = made.expect("the due file is made first").unwrap().unwrap();
+    // The due file, and then the file of the order.
+    let again = disk
+        .orders
+        .common_snapshot(slot(100), Duration::MAX)
+        .await
+        .unwrap();
+    assert!(Arc::ptr_eq(&given, &again));
+    assert_eq!(disk.files(), [name_of(&given)]);
+}

@@ -388,7 +388,7 @@ fn contradictions_found_by_acceptors_are_broken_and_say_what_to_do() {
     let text = "the snapshot of learner 5 contradicts the digest of learner 9 below slot 16";
     for index in 0..2 {
         change(&mut status, index, |answer| {
-            answer.contradictions = vec![text.to_owned()]
+            answer.contradictions = vec![text.to_owned()];
         });
     }
     let verdict = judge(&status);

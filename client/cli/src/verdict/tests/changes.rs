@@ -111,7 +111,7 @@ fn change_of_a_proposer_of_an_older_release_is_shown_without_the_acceptors() {
 fn switch_without_a_new_leader_is_shown_by_the_eras_of_the_acceptors() {
     let mut status = healthy();
     change(&mut status, 0, |answer| {
-        answer.configuration = Some(later(&[1, 2, 4], 1))
+        answer.configuration = Some(later(&[1, 2, 4], 1));
     });
     let words = judge(&status).change.unwrap().in_words();
     assert!(
