@@ -9,32 +9,35 @@ use std::{
 };
 
 /// Longest wait for a line to be written. A stalled reader must not delay the process.
-const WRITE_MAX: Duration = Duration::from_millis(250);
+const WRITE_MAX: Duration = Duration::from_secs(1);
 
-/// Writes a line to standard error. Returns once the line is written, has failed, or after a quarter of a second. A
+/// Writes a line to standard error. Returns once the line is written, has failed, or a second after the write began. A
 /// closed, full or unread standard error has no other effect.
 pub fn say(text: impl fmt::Display) {
     let line = format!("{text}\n").into_bytes();
     write_within(WRITE_MAX, line, |line| io::stderr().write_all(line));
 }
 
-/// Calls `write` on its own thread and waits at most `patience`.
+/// Calls `write` on its own thread and waits at most `patience`, from the begin of the thread on: on a busy machine a thread may
+/// begin late.
 fn write_within(
     patience: Duration,
     line: Vec<u8>,
     write: impl FnOnce(&[u8]) -> io::Result<()> + Send + 'static,
 ) {
-    let (done, written) = mpsc::sync_channel(1);
+    let (steps, seen) = mpsc::sync_channel(2);
     let writing = thread::Builder::new().name("stderr".to_owned()).spawn(move || {
+        let _ = steps.send(());
         // A failed write loses the line: no better place is left for a report.
         let _ = write(&line);
         // The caller may have gone on.
-        let _ = done.send(());
+        let _ = steps.send(());
     });
     // Without a thread, as under a limit of processes, the line is lost.
     if writing.is_ok() {
+        let _ = seen.recv();
         // After the time is up, the thread stays behind and ends with the process.
-        let _ = written.recv_timeout(patience);
+        let _ = seen.recv_timeout(patience);
     }
 }
 
