@@ -21,7 +21,7 @@ const REST_FACTOR: u32 = 15;
 const REST_MAX: Duration = Duration::from_secs(2);
 
 /// Rests alone never hold a copy below this number of bytes a second.
-const BYTES_PER_SECOND_MIN: u64 = 8 * 1024 * 1024;
+const BYTES_PER_SECOND_MIN: u64 = 2 * 1024 * 1024;
 
 /// After this time the rests are half as long, and half again after each further such time.
 const HALVED_AFTER: Duration = Duration::from_secs(60);
@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn slow_stretch_of_few_bytes_is_followed_by_a_short_rest() {
         assert_eq!(measured(1_000, 0, ms(2_000), true), 0);
-        assert_eq!(measured(1_000, 300 * 1024, ms(2_000), true), 36);
-        assert_eq!(measured(1_000, 4 * 1024 * 1024, ms(2_000), true), 500);
+        assert_eq!(measured(1_000, 300 * 1024, ms(2_000), true), 146);
+        assert_eq!(measured(1_000, 1024 * 1024, ms(2_000), true), 500);
         assert_eq!(measured(2, 4 * 1024 * 1024, ms(2_000), true), 30, "a fast one");
     }
 
