@@ -60,6 +60,14 @@ async fn linearizable(learner: &TestLearner) -> Result<pb::ReadResponse, Status>
     Ok(client.read(request).await?.into_inner())
 }
 
+/// Waits until the learner has left this acceptor, and goes on.
+async fn is_left(acceptor: &FakeAcceptor) {
+    let is_left = |report: &pb::AttachRequest| report.stopping == Some(false);
+    acceptor
+        .hears(|heard| heard.reports.last().is_some_and(is_left))
+        .await;
+}
+
 #[tokio::test]
 async fn applied_change_moves_the_learner_to_the_new_members() {
     let (all, next) = changing().await;
@@ -93,13 +101,7 @@ async fn applied_change_moves_the_learner_to_the_new_members() {
         };
         member.hears(attached).await;
     }
-    one.hears(|heard| {
-        heard
-            .reports
-            .last()
-            .is_some_and(|report| report.stopping == Some(false))
-    })
-    .await;
+    is_left(one).await;
     let streams = one.heard.borrow().votes_from.len();
     // Votes of the earlier era, and votes of a removed acceptor, choose nothing.
     accept(&[one, two, three], ballot(9), 2, &value("wrong"));
@@ -260,13 +262,7 @@ async fn removed_acceptor_alone_leads_on_and_gets_a_last_report() {
         });
     });
     works_in(&mut learner, 1).await;
-    one.hears(|heard| {
-        heard
-            .reports
-            .last()
-            .is_some_and(|report| report.stopping == Some(false))
-    })
-    .await;
+    is_left(one).await;
     learner.stop().await.unwrap();
 }
 
