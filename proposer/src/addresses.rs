@@ -80,8 +80,10 @@ impl LinkBook {
             channels.clear();
         }
         let channel = self.addresses.dialer().to_acceptor(address);
-        let (opened, at) = (channel.clone(), Instant::now());
-        let opened = OpenedChannel { channel: opened, at };
+        let opened = OpenedChannel {
+            channel: channel.clone(),
+            at: Instant::now(),
+        };
         channels.insert(address.clone(), opened);
         channel
     }
